@@ -1,0 +1,187 @@
+"""One device's conversation, without the wire.
+
+    read the population -> decide -> check in -> download -> train, clip -> begin upload -> record -> upload
+
+Nothing counts before GO; after GO the contribution is in the device's own history before its first byte leaves, and stays there
+whatever happens. The wire, the history, the training and the pauses are handed in.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from enum import Enum
+from typing import Protocol
+
+import numpy as np
+
+from fedrho.privacy.clipping import clip
+from fedrho.privacy.participation import Participation
+from fedrho.privacy.vectors import Clipped, FloatVector, Grid, Update
+from fedrho.protos.messages import (
+    Abort,
+    AbortReason,
+    Assignment,
+    BeginUpload,
+    CheckIn,
+    Go,
+    LaterReason,
+    PopulationSpec,
+    PrivacyTerms,
+    Receipt,
+    Reservation,
+    RetryWindow,
+    RoundPlan,
+    SessionStatus,
+    StatusAnswer,
+    StatusRequest,
+    TryLater,
+    Upload,
+)
+
+
+class WireLost(ConnectionError):
+    """The server cannot be reached, or the connection broke; the call may or may not have had its effect."""
+
+
+class BadPlan(ValueError):
+    """The server asks for something that its own population does not announce."""
+
+
+class Wire(Protocol):
+    """The device service; every method may raise WireLost."""
+
+    async def population(self) -> PopulationSpec: ...
+    async def check_in(self, message: CheckIn) -> Assignment | TryLater: ...
+    async def artifact(self, sha256: bytes, size: int) -> bytes: ...
+    async def begin_upload(self, message: BeginUpload) -> Reservation: ...
+    async def upload(self, message: Upload, plan: RoundPlan) -> Receipt: ...
+    async def status(self, message: StatusRequest) -> StatusAnswer: ...
+    async def abort(self, message: Abort) -> None: ...
+
+
+class History(Protocol):
+    """What the device remembers of a run, durably."""
+
+    def allows(self, run: bytes, step: int, terms: PrivacyTerms) -> bool:
+        """Whether this device may contribute to `step` now."""
+        ...
+
+    def exhausted(self, run: bytes, terms: PrivacyTerms) -> bool:
+        """Whether this device has given all that it may."""
+        ...
+
+    def record(self, run: bytes, step: int, terms: PrivacyTerms) -> bool:
+        """Remembers a contribution for ever, and only then says yes; says no where `allows` would, and changes nothing."""
+        ...
+
+    def tag(self, run: bytes) -> bytes:
+        """16 random bytes, the same throughout the run."""
+        ...
+
+
+Train = Callable[[RoundPlan, FloatVector], Awaitable[Update]]
+Pause = Callable[[float], Awaitable[None]]
+NewId = Callable[[], bytes]
+
+
+class Result(Enum):
+    COUNTED = "counted"
+    NOT_COUNTED = "not counted"
+    LATER = "later"
+    FINISHED = "finished"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one visit ended, how many steps the server had released by then, and when to come back."""
+
+    result: Result
+    released: int
+    retry: RetryWindow
+
+
+@dataclass(frozen=True)
+class Participant:
+    """One device. `take_part` is one visit, from reading the population to the receipt."""
+
+    wire: Wire
+    history: History
+    train: Train
+    pause: Pause
+    new_id: NewId
+
+    async def take_part(self) -> Outcome:
+        """Raises WireLost when the server is gone, BadPlan when it asks for something else than it announced."""
+        spec = await self.wire.population()
+        if spec.finished or self.history.exhausted(spec.run, spec.terms):
+            return _ended(Result.FINISHED, spec)
+        if not self.history.allows(spec.run, spec.released + 1, spec.terms):
+            return _ended(Result.LATER, spec)
+        tag = self.history.tag(spec.run) if spec.wants_device_tag else b""
+        answer = await self.wire.check_in(CheckIn(self.new_id(), spec.run, tag))
+        if isinstance(answer, TryLater):
+            result = Result.FINISHED if answer.reason is LaterReason.FINISHED else Result.LATER
+            return Outcome(result, spec.released, answer.retry)
+        return await self._work(answer, spec)
+
+    async def _work(self, assignment: Assignment, spec: PopulationSpec) -> Outcome:
+        plan = assignment.plan
+        try:
+            check_plan(plan, spec)
+            clipped = await self._train(plan)
+        except ValueError:
+            await self.wire.abort(Abort(assignment.session, AbortReason.TRAINING_FAILED))
+            raise
+        if not await self._reserve(assignment.session):
+            return _ended(Result.NOT_COUNTED, spec)
+        if not self.history.record(plan.run, plan.step, spec.terms):
+            await self.wire.abort(Abort(assignment.session, AbortReason.NOT_ALLOWED))
+            return _ended(Result.LATER, spec)
+        counted = await self._deliver(Upload(assignment.session, clipped.vector), plan)
+        return _ended(Result.COUNTED if counted else Result.NOT_COUNTED, spec)
+
+    async def _train(self, plan: RoundPlan) -> Clipped:
+        data = await self.wire.artifact(plan.checkpoint_sha256, 4 * plan.size)
+        if hashlib.sha256(data).digest() != plan.checkpoint_sha256 or len(data) != 4 * plan.size:
+            raise BadPlan("the downloaded weights are not those of the plan")
+        weights = np.frombuffer(data, dtype="<f4").astype(np.float32)
+        return clip(await self.train(plan, weights), Grid(plan.clip_norm, plan.grid_bits))
+
+    async def _reserve(self, session: bytes) -> bool:
+        while True:
+            reservation = await self.wire.begin_upload(BeginUpload(session))
+            if reservation.answer is not Go.WAIT:
+                return reservation.answer is Go.GO
+            await self.pause(reservation.seconds)
+
+    async def _deliver(self, upload: Upload, plan: RoundPlan) -> bool:
+        """Uploads until the server's answer is final; the session, not the connection, is what counts once."""
+        while True:
+            try:
+                return (await self.wire.upload(upload, plan)).status is SessionStatus.COUNTED
+            except WireLost:
+                status = (await self.wire.status(StatusRequest(upload.session))).status
+            if status is SessionStatus.COUNTED:
+                return True
+            if status not in (SessionStatus.ASSIGNED, SessionStatus.RESERVED) or not await self._reserve(upload.session):
+                return False
+
+
+def _ended(result: Result, spec: PopulationSpec) -> Outcome:
+    return Outcome(result, spec.released, spec.retry)
+
+
+def check_plan(plan: RoundPlan, spec: PopulationSpec) -> None:
+    """The plan must be of the announced run, model and clip norm, and of a step that is still to come; raises BadPlan."""
+    announced = (spec.run, spec.model, spec.size, spec.terms.clip_norm)
+    if (plan.run, plan.model, plan.size, plan.clip_norm) != announced:
+        raise BadPlan("the plan differs from the announced population")
+    if not spec.released < plan.step <= spec.steps:
+        raise BadPlan(f"the plan is for step {plan.step}, but the population announces step {spec.released + 1}")
+
+
+def promised(terms: PrivacyTerms) -> Participation:
+    """The promise that the accountant prices, as the object that decides."""
+    return Participation(terms.max_participations, terms.min_separation)

@@ -1,0 +1,132 @@
+"""The wire: the device service over grpc.aio, with retries and deadlines."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, Final, TypeVar
+
+import grpc
+from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
+
+from fedrho.client.participant import WireLost
+from fedrho.protos import codec
+from fedrho.protos.messages import (
+    Abort,
+    Aborted,
+    ArtifactChunk,
+    ArtifactRequest,
+    Assignment,
+    BeginUpload,
+    CheckIn,
+    PopulationRequest,
+    PopulationSpec,
+    Receipt,
+    Reservation,
+    RoundPlan,
+    StatusAnswer,
+    StatusRequest,
+    TryLater,
+    Upload,
+    UploadHeader,
+    UploadTrailer,
+)
+
+T = TypeVar("T")
+
+CALL_SECONDS: Final = 20.0
+STREAM_SECONDS: Final = 600.0
+LOST: Final = {
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+    grpc.StatusCode.CANCELLED,
+    grpc.StatusCode.UNKNOWN,
+}
+OPTIONS: Final = [("grpc.use_local_subchannel_pool", 1), ("grpc.max_receive_message_length", 4 * 1024 * 1024)]
+
+
+class ServerRefused(RuntimeError):
+    """The server answered with an error that trying again will not change."""
+
+
+class GrpcWire:
+    """`Wire` for one device: one channel of its own. Calls that may be repeated are, three times, with jitter."""
+
+    def __init__(self, address: str) -> None:
+        self._channel = grpc.aio.insecure_channel(address, options=OPTIONS)
+
+    async def close(self) -> None:
+        await self._channel.close()
+
+    async def population(self) -> PopulationSpec:
+        return codec.decode(PopulationSpec, await self._unary("GetPopulation", codec.encode(PopulationRequest())))
+
+    async def check_in(self, message: CheckIn) -> Assignment | TryLater:
+        return codec.decode_answer(await self._unary("CheckIn", codec.encode(message)))
+
+    async def begin_upload(self, message: BeginUpload) -> Reservation:
+        return codec.decode(Reservation, await self._unary("BeginUpload", codec.encode(message)))
+
+    async def status(self, message: StatusRequest) -> StatusAnswer:
+        return codec.decode(StatusAnswer, await self._unary("GetUploadStatus", codec.encode(message)))
+
+    async def abort(self, message: Abort) -> None:
+        codec.decode(Aborted, await self._unary("AbortSession", codec.encode(message)))
+
+    async def artifact(self, sha256: bytes, size: int) -> bytes:
+        """Resumes where a broken stream stopped; never holds more than `size` bytes."""
+        held = bytearray()
+
+        async def fetch() -> bytes:
+            call = self._channel.unary_stream(_path("GetArtifact"))
+            async for data in call(codec.encode(ArtifactRequest(sha256, len(held))), timeout=STREAM_SECONDS):
+                held.extend(codec.decode(ArtifactChunk, data).data)
+                if len(held) > size:
+                    raise ServerRefused("the server sent more than the plan announces")
+            return bytes(held)
+
+        return await _retried(fetch)
+
+    async def upload(self, message: Upload, plan: RoundPlan) -> Receipt:
+        """Not repeated here: the participant asks for the session's status first."""
+        payload = codec.encode_vector(message.vector, plan.encoding)
+
+        async def parts() -> AsyncIterator[bytes]:
+            yield codec.encode_part(UploadHeader(message.session, len(payload)))
+            for start in range(0, len(payload), plan.chunk_bytes):
+                yield codec.encode_part(payload[start : start + plan.chunk_bytes])
+            yield codec.encode_part(UploadTrailer(zlib.crc32(payload)))
+
+        call: Any = self._channel.stream_unary(_path("UploadUpdate"))
+        return codec.decode(Receipt, await _translated(call(parts(), timeout=STREAM_SECONDS)))
+
+    async def _unary(self, method: str, request: bytes) -> bytes:
+        call: Any = self._channel.unary_unary(_path(method))
+        return await _retried(lambda: call(request, timeout=CALL_SECONDS))
+
+
+def _path(method: str) -> str:
+    return f"/{codec.SERVICE}/{method}"
+
+
+async def _retried(attempt: Callable[[], Awaitable[T]]) -> T:
+    policy = AsyncRetrying(
+        retry=retry_if_exception_type(WireLost),
+        stop=stop_after_attempt(3),
+        wait=wait_random_exponential(multiplier=0.1, max=1.0),
+        reraise=True,
+    )
+
+    async def once() -> T:
+        return await _translated(attempt())
+
+    return await policy(once)
+
+
+async def _translated(call: Awaitable[T]) -> T:
+    try:
+        return await call
+    except grpc.aio.AioRpcError as error:
+        if error.code() in LOST:
+            raise WireLost(error.details() or error.code().name) from error
+        raise ServerRefused(f"{error.code().name}: {error.details()}") from error

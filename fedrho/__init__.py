@@ -1,0 +1,1 @@
+"""Federated learning with a provable privacy guarantee."""

@@ -1,0 +1,336 @@
+"""The console command. Exit codes: 0 done, 1 the run failed, 2 bad input or refused, 130 stopped by someone."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before anything imports TensorFlow or gRPC
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+
+import asyncio
+import importlib.metadata
+import re
+import sys
+import time
+from collections.abc import Callable
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from fedrho import console, processes, recent
+from fedrho.privacy.noise import NoiseMismatch
+from fedrho.privacy.statement import round_up
+from fedrho.privacy.zcdp import Rho, epsilon
+from fedrho.server.tasks import ALGORITHMS, TaskFileError
+
+if TYPE_CHECKING:
+    from fedrho.client.examples import ExampleStore
+    from fedrho.models.base import ModelSpec
+
+app = typer.Typer(
+    help="Federated learning with a privacy guarantee that can be proved, deployed and checked.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+
+DEFAULT_STORE = Path("fedrho-run")
+Algorithm = Enum("Algorithm", {name: name for name in ALGORITHMS})  # type: ignore[misc]
+DEFAULT_ALGORITHM = Algorithm("dp-ftrl")
+
+
+class BadInput(ValueError):
+    """Something on the command line that cannot be used: one line, exit code 2."""
+
+
+class Stopped(Exception):
+    """Someone stopped the command; exit code 130."""
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+) -> None:
+    """Federated learning with a privacy guarantee that can be proved, deployed and checked."""
+    if version:
+        typer.echo(f"fedrho {importlib.metadata.version('fedrho')}")
+        raise typer.Exit
+
+
+@app.command()
+def demo(
+    algorithm: Annotated[Algorithm, typer.Option(help="How noise is spread over the steps.")] = DEFAULT_ALGORITHM,
+    steps: Annotated[int, typer.Option(min=1, max=1000, help="Steps to release.")] = 30,
+    devices: Annotated[int, typer.Option(min=4, max=400, help="Devices, each with its own share of the digits.")] = 40,
+    processes: Annotated[int, typer.Option(min=1, max=16, help="Client processes that the devices are spread over.")] = 3,
+    rho: Annotated[float | None, typer.Option(help="zCDP budget of the whole run, per device.  [default: 10]")] = None,
+    alpha: Annotated[
+        float, typer.Option(min=0.01, max=1000.0, help="Dirichlet concentration of the split; small is less alike.")
+    ] = 1.0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the split of the data; never of the noise.")] = 0,
+    store: Annotated[
+        Path | None, typer.Option(help="Folder for the state; continues the run it holds.  [default: a temporary one]")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output at the end.")] = False,
+) -> None:
+    """Train a model on forty devices, here and now, and print the privacy statement that goes with it.
+
+    Example: fedrho demo --algorithm dp-fedavg --store my-demo
+    """
+    from fedrho import demo as demonstration
+
+    options = demonstration.DemoOptions(algorithm.value, steps, devices, min(processes, devices), alpha, seed, rho, store)
+    try:
+        result = demonstration.run_demo(options)
+    except demonstration.DemoInterrupted as stopped:
+        raise Stopped(str(stopped)) from None
+    if json:
+        console.print_json(result.as_json())
+    else:
+        demonstration.print_result(result)
+
+
+@app.command()
+def serve(
+    task: Annotated[Path, typer.Argument(metavar="TASK.toml", help="The task file.")],
+    store: Annotated[Path, typer.Option(help="Folder for the state; continues the run it holds.")] = DEFAULT_STORE,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = 7070,
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help="Allow an address that other machines can reach, without encryption.")
+    ] = False,
+) -> None:
+    """Run the aggregation server for one task until every step is released.
+
+    Example: fedrho serve examples/digits.toml --port 7070
+    """
+    from fedrho.server.app import Listener, check_exposure
+    from fedrho.server.app import serve as run_server
+    from fedrho.server.coordinator import Coordinator
+    from fedrho.server.store import SqliteStore
+    from fedrho.server.tasks import load_task
+
+    loaded = load_task(task)
+    check_exposure(host, insecure)
+    with SqliteStore(store.resolve()) as opened, console.StepProgress(loaded.file.steps) as progress:
+
+        def show(coordinator: Coordinator) -> None:
+            spent, budget = coordinator.progress.charge.rho, loaded.budget
+            progress.show(coordinator.progress.step, f"rho {round_up(spent, 3)} of {budget:g}")
+
+        def listening(address: str, coordinator: Coordinator) -> None:
+            recent.remember(opened.folder)
+            progress.note(f"listening on {address}, process {os.getpid()}, state in {opened.folder}")
+            progress.note(f"connect devices with: fedrho join {address} --data digits")
+            show(coordinator)
+
+        coordinator = asyncio.run(run_server(loaded, opened, host, port, time.time, Listener(listening, show)))
+    if not coordinator.finished:
+        raise Stopped(f"stopped at step {coordinator.progress.step} of {loaded.file.steps}; the same command continues")
+    console.print_statement(coordinator.statement(), loaded.file.privacy.delta)
+
+
+@app.command()
+def join(
+    address: Annotated[str, typer.Argument(metavar="HOST:PORT", help="Where the server listens.")],
+    data: Annotated[
+        str,
+        typer.Option(help="`digits` for the demo's data, or an .npz file with arrays x and y for one device of your own."),
+    ],
+    devices: Annotated[
+        str | None, typer.Option(metavar="FIRST-LAST", help="With digits: which devices to be.  [default: all]")
+    ] = None,
+    of: Annotated[int, typer.Option(min=1, help="With digits: how many devices share the data.")] = 40,
+    alpha: Annotated[float, typer.Option(min=0.01, max=1000.0, help="With digits: Dirichlet concentration of the split.")] = 1.0,
+    seed: Annotated[int, typer.Option(min=0, help="With digits: seed of the split.")] = 0,
+    history: Annotated[Path, typer.Option(help="Folder in which each device remembers what it took part in.")] = Path(
+        "fedrho-devices"
+    ),
+    wait: Annotated[float, typer.Option(min=0.1, help="Seconds to wait for the server to answer at first.")] = 10.0,
+    patience: Annotated[float, typer.Option(min=1.0, help="Seconds a server may be away later.")] = 120.0,
+) -> None:
+    """Be one or more devices: check in, train locally, upload clipped updates, until the run has ended.
+
+    Example: fedrho join 127.0.0.1:7070 --data digits --devices 0-19
+    """
+    from fedrho.client.app import read_population, run_devices
+    from fedrho.client.participant import Outcome
+    from fedrho.models.zoo import lookup
+
+    if not re.fullmatch(r"(\[[0-9a-fA-F:]+\]|[^:\s/]+):\d{1,5}", address):
+        raise BadInput(f"{address!r} is not HOST:PORT, for example 127.0.0.1:7070")
+    source = _source(data, devices, of, alpha, seed)
+    spec = asyncio.run(read_population(address, wait))
+    examples = source(lookup(spec.model))
+    with console.StepProgress(spec.steps) as progress:
+
+        def show(name: str, outcome: Outcome) -> None:
+            progress.show(outcome.released, f"{name} {outcome.result.value}")
+
+        results = asyncio.run(run_devices(address, examples, history, patience, show))
+    summary = ", ".join(f"{count} {result.value}" for result, count in sorted(results.items(), key=lambda item: item[0].value))
+    console.out.print(f"{len(examples)} devices: {summary}", highlight=False)
+
+
+@app.command()
+def status(
+    store: Annotated[
+        Path | None,
+        typer.Argument(help="A server's state folder, or a demo's.  [default: fedrho-run here, else the latest run]"),
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
+) -> None:
+    """Tell how far a run is and what it has spent.
+
+    Example: fedrho status fedrho-run --json
+    """
+    values = _status((store or _latest_store()).resolve())
+    if json:
+        console.print_json(values)
+        return
+    state = "finished" if values["finished"] else f"running at {values['address']}" if values["running"] else "stopped"
+    console.out.print(
+        f"{values['task']} ({values['algorithm']}): step {values['step']} of {values['steps']}, {state}",
+        highlight=False,
+    )
+    console.out.print(
+        f"rho {round_up(values['rho'])} of {values['rho_budget']:g}, epsilon {round_up(values['epsilon'])} "
+        f"at delta {values['delta']:g}, "
+        f"unit: one {values['unit']}",
+        highlight=False,
+    )
+
+
+def _latest_store() -> Path:
+    return DEFAULT_STORE if DEFAULT_STORE.exists() else recent.latest() or DEFAULT_STORE
+
+
+def _status(folder: Path) -> dict[str, Any]:
+    from fedrho.server.app import read_address
+    from fedrho.server.ledger import Charge, statement
+    from fedrho.server.store import read_status
+    from fedrho.server.tasks import build_task
+
+    for place in (folder, folder / "server"):
+        found = read_status(place)
+        if found is not None:
+            break
+    else:
+        raise BadInput(f"{folder}: no run here; `fedrho serve TASK.toml --store FOLDER` makes one")
+    spent = statement(build_task(found.file), Charge(found.step, Rho(found.rho)))
+    address = read_address(place) if found.running else None
+    return {
+        "task": found.file.name,
+        "algorithm": found.file.algorithm,
+        "model": found.file.model,
+        "step": found.step,
+        "steps": found.file.steps,
+        "finished": found.step >= found.file.steps,
+        "running": found.running,
+        "rho": spent.rho,
+        "rho_budget": found.file.privacy.rho,
+        "epsilon": epsilon(spent.rho, found.file.privacy.delta),
+        "delta": found.file.privacy.delta,
+        "unit": spent.unit.value,
+        "neighbours": spent.neighbours.value,
+        "assumptions": list(spent.assumptions),
+        "address": address[0] if address else None,
+        "pid": address[1] if address else None,
+        "store": str(place),
+    }
+
+
+def _source(data: str, devices: str | None, of: int, alpha: float, seed: int) -> Callable[[ModelSpec], dict[str, ExampleStore]]:
+    """How to get every device's examples once the model is known; what can be refused before is refused here."""
+    if data == "digits":
+        first, last = _range(devices or f"0-{of - 1}", of)
+        return lambda spec: _digits(spec, first, last, of, alpha, seed)
+    path = Path(data)
+    if not path.is_file():
+        raise BadInput(f"--data {data}: no such file; allowed: digits, or an .npz file with arrays x and y")
+    return lambda spec: {path.stem: _own_file(path, spec)}
+
+
+def _digits(spec: ModelSpec, first: int, last: int, of: int, alpha: float, seed: int) -> dict[str, ExampleStore]:
+    from fedrho.models.digits import INPUT_SHAPE
+    from fedrho.simulations.population import digits
+
+    if spec.input_shape != INPUT_SHAPE:
+        raise BadInput(
+            f"--data digits: the server trains {spec.name!r}, which takes inputs of shape {spec.input_shape}, not {INPUT_SHAPE}"
+        )
+    try:
+        shares = digits(of, alpha, seed).devices
+    except ValueError as error:
+        raise BadInput(f"--of: {error}") from error
+    return {f"device-{number:03d}": shares[number] for number in range(first, last + 1)}
+
+
+def _range(text: str, of: int) -> tuple[int, int]:
+    match = re.fullmatch(r"(\d+)(?:-(\d+))?", text)
+    if match:
+        first, last = int(match[1]), int(match[2] or match[1])
+        if first <= last < of:
+            return first, last
+    raise BadInput(f"--devices {text!r}: allowed: FIRST-LAST with 0 <= FIRST <= LAST < {of}")
+
+
+def _own_file(path: Path, spec: ModelSpec) -> ExampleStore:
+    from fedrho.client.files import load_npz
+
+    return load_npz(path, spec)
+
+
+def main() -> None:
+    """The entry point: expected errors are one line each, without a traceback."""
+    processes.end_with_parent()
+    code, text = _run()
+    if text:
+        console.err.print(f"fedrho: {text}", highlight=False, markup=False, soft_wrap=True)
+    sys.exit(code)
+
+
+def _run() -> tuple[int, str]:
+    try:
+        app()
+    except Stopped as stopped:
+        return 130, str(stopped)
+    except KeyboardInterrupt:
+        return 130, "stopped"
+    except Exception as error:
+        code = _exit_code(error)
+        if code is None:
+            raise
+        return code, str(error)
+    return 0, ""
+
+
+def _exit_code(error: Exception) -> int | None:
+    """2 for what the user can mend, 1 for a run that failed, None for a defect of ours, which deserves its traceback."""
+    from fedrho.client.app import ServerUnreachable
+    from fedrho.client.files import DataFileError
+    from fedrho.client.history import HistoryError
+    from fedrho.demo import DemoFailed
+    from fedrho.models.base import UnknownModel
+    from fedrho.server.app import ExposedAddress, PortBusy
+    from fedrho.server.ledger import BudgetExhausted
+    from fedrho.server.release import StoreConflict
+    from fedrho.server.store import StoreBusy
+
+    mendable = (
+        BadInput,
+        TaskFileError,
+        UnknownModel,
+        PortBusy,
+        ExposedAddress,
+        StoreConflict,
+        StoreBusy,
+        ServerUnreachable,
+        DataFileError,
+        HistoryError,
+    )
+    if isinstance(error, mendable):
+        return 2
+    return 1 if isinstance(error, DemoFailed | NoiseMismatch | BudgetExhausted) else None

@@ -1,0 +1,340 @@
+"""The demo: one real server, forty devices in separate processes, a trained model, and what may be said about their privacy."""
+
+from __future__ import annotations
+
+import importlib.resources
+import json
+import shlex
+import signal
+import subprocess
+import tempfile
+import threading
+import time
+import tomllib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.table import Table
+
+from fedrho import processes
+from fedrho.console import StepProgress, out, print_statement
+from fedrho.privacy.statement import PrivacyStatement, round_up
+from fedrho.privacy.zcdp import Rho
+from fedrho.server.app import read_address
+from fedrho.server.ledger import Charge, statement
+from fedrho.server.release import StoreConflict
+from fedrho.server.store import RunStatus, read_blob, read_status
+from fedrho.server.tasks import Task, parse_task
+from fedrho.simulations.population import FederatedData, digits
+
+POLL_SECONDS = 0.1
+START_SECONDS = 120.0
+STALLED_SECONDS = 300.0
+MOST_RESTARTS = 5
+
+
+class DemoFailed(RuntimeError):
+    """The run could not be brought to its end; the text says why and what to do."""
+
+
+class DemoInterrupted(Exception):
+    """Someone stopped the demo; its folder can be continued."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(f"stopped; continue with the same command and --store {shlex.quote(str(folder))}")
+
+
+@dataclass(frozen=True)
+class DemoOptions:
+    """What a user may choose; everything else stands in the task file."""
+
+    algorithm: str
+    steps: int
+    devices: int
+    processes: int
+    alpha: float
+    seed: int
+    rho: float | None
+    store: Path | None
+
+
+@dataclass(frozen=True)
+class DemoResult:
+    """How a demo ended. `accuracy` exists in simulations only: it was measured without noise, on digits of no device."""
+
+    task: Task
+    status: RunStatus
+    statement: PrivacyStatement
+    accuracy: float
+    folder: Path
+    seconds: float
+
+    def as_json(self) -> dict[str, object]:
+        file = self.task.file
+        return {
+            "algorithm": file.algorithm,
+            "model": file.model,
+            "steps": self.status.step,
+            "devices": file.population,
+            "reports": self.status.step * file.round.goal,
+            "accuracy": self.accuracy,
+            "simulation_only": ["accuracy"],
+            "rho": self.statement.rho,
+            "epsilon": self.statement.epsilon(file.privacy.delta),
+            "delta": file.privacy.delta,
+            "unit": self.statement.unit.value,
+            "neighbours": self.statement.neighbours.value,
+            "assumptions": list(self.statement.assumptions),
+            "clip_norm": self.task.mechanism.grid.clip_norm,
+            "noise_multiplier": self.task.mechanism.noise_multiplier,
+            "store": str(self.folder),
+            "seconds": round(self.seconds, 1),
+        }
+
+
+def demo_task(options: DemoOptions) -> str:
+    """The demo's task file, with the user's choices in it."""
+    text = importlib.resources.files("fedrho.simulations").joinpath("digits.toml").read_text(encoding="utf-8")
+    values: dict[str, Any] = tomllib.loads(text)
+    share = options.devices / values["population"]
+    values |= {"algorithm": options.algorithm, "steps": options.steps, "population": options.devices}
+    values["round"]["goal"] = max(1, int(values["round"]["goal"] * share))
+    values["round"]["min_reports"] = max(1, values["round"]["goal"] // 2)
+    values["participation"]["max_times"] = max(1, -(-options.steps * values["participation"]["max_times"] // 30))
+    if options.rho is not None:
+        values["privacy"]["rho"] = options.rho
+    return _toml(values)
+
+
+def run_demo(options: DemoOptions) -> DemoResult:
+    """Runs, or continues, the demo in its folder; raises DemoFailed, TaskFileError, StoreConflict."""
+    began = time.monotonic()
+    data = digits(options.devices, options.alpha, options.seed)
+    task = parse_task(demo_task(options), "demo")
+    folder = _folder(options)
+    demo = Demo(task, options, folder, data)
+    try:
+        with _interrupted_by_sigterm(), demo.children():
+            status = demo.watch()
+    except KeyboardInterrupt:
+        raise DemoInterrupted(folder) from None
+    spent = statement(task, Charge(status.step, Rho(status.rho)))
+    return DemoResult(task, status, spent, demo.accuracy(status), folder, time.monotonic() - began)
+
+
+@dataclass
+class Demo:
+    """The processes of one demo, and what their store says."""
+
+    task: Task
+    options: DemoOptions
+    folder: Path
+    data: FederatedData
+    _server: subprocess.Popen[bytes] | None = None
+    _clients: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    _port: int = 0
+    _restarts: int = 0
+    _evaluator: Evaluator = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._evaluator = Evaluator(self.task.file.model, self.data)
+
+    @property
+    def store(self) -> Path:
+        return self.folder / "server"
+
+    @contextmanager
+    def children(self) -> Iterator[None]:
+        """Server and clients run while the block does, and no longer."""
+        try:
+            status = read_status(self.store)
+            if status is None or status.step < self.task.file.steps:
+                self._start_server()
+                address = self._address()
+                self._port = int(address.rpartition(":")[2])
+                self._start_clients(address)
+            yield
+        finally:
+            processes.stop([child for child in (self._server, *self._clients) if child])
+
+    def watch(self) -> RunStatus:
+        """Shows progress until the last step is released, and returns how the run stands then."""
+        steps, seen, changed = self.task.file.steps, -1, time.monotonic()
+        with StepProgress(steps) as progress:
+            while True:
+                status = read_status(self.store)
+                if status is not None and status.step != seen:
+                    seen, changed = status.step, time.monotonic()
+                    progress.show(status.step, self._figures(status))
+                if status is not None and status.step >= steps:
+                    return status
+                self._mend(progress.note)
+                if time.monotonic() - changed > STALLED_SECONDS:
+                    raise DemoFailed(f"no step for {STALLED_SECONDS:g} s; see the logs in {self.folder}")
+                time.sleep(POLL_SECONDS)
+
+    def accuracy(self, status: RunStatus) -> float:
+        return self._evaluator.accuracy(read_blob(self.store, status.weights_sha256))
+
+    def _figures(self, status: RunStatus) -> str:
+        reports = status.step * self.task.file.round.goal
+        figures = f"reports {reports}  rho {round_up(status.rho, 3)}"
+        if self._evaluator.ready:
+            try:
+                return f"{figures}  accuracy {self.accuracy(status):.3f} (simulation)"
+            except StoreConflict:  # a newer release has replaced these weights meanwhile
+                pass
+        return figures
+
+    def _start_server(self) -> None:
+        self.store.mkdir(parents=True, exist_ok=True)
+        arguments = ["serve", str(self.folder / "task.toml"), "--store", str(self.store), "--port", str(self._port)]
+        self._server = processes.start(arguments, self.folder / "server.log")
+
+    def _start_clients(self, address: str) -> None:
+        count, devices = self.options.processes, self.options.devices
+        edges = [devices * part // count for part in range(count + 1)]
+        for part in range(count):
+            if edges[part] == edges[part + 1]:
+                continue
+            arguments = ["join", address, "--data", "digits", "--devices", f"{edges[part]}-{edges[part + 1] - 1}"]
+            arguments += ["--of", str(devices), "--alpha", str(self.options.alpha), "--seed", str(self.options.seed)]
+            arguments += ["--history", str(self.folder / "devices"), "--wait", str(START_SECONDS)]
+            self._clients.append(processes.start(arguments, self.folder / f"client-{part}.log"))
+
+    def _address(self) -> str:
+        """Where the server listens, once it does."""
+        server, deadline = self._server, time.monotonic() + START_SECONDS
+        assert server is not None
+        while time.monotonic() < deadline:
+            known = read_address(self.store)
+            if known is not None and known[1] == server.pid:
+                return known[0]
+            if server.poll() is not None:
+                raise DemoFailed(f"the server did not start: {_last_line(self.folder / 'server.log')}")
+            time.sleep(POLL_SECONDS)
+        raise DemoFailed(f"the server did not start within {START_SECONDS:g} s; see {self.folder / 'server.log'}")
+
+    def _mend(self, note: Callable[[str], None]) -> None:
+        """A killed server is started again on the same store and port; a run without clients cannot go on."""
+        if self._server is not None and self._server.poll() is not None:
+            self._restart_server(note)
+        if self._clients and all(client.poll() is not None for client in self._clients):
+            status = read_status(self.store)
+            if status is None or status.step < self.task.file.steps:
+                raise DemoFailed(f"all client processes ended: {_last_line(self.folder / 'client-0.log')}")
+
+    def _restart_server(self, note: Callable[[str], None]) -> None:
+        status = read_status(self.store)
+        step = status.step if status else 0
+        if step >= self.task.file.steps:
+            return
+        assert self._server is not None
+        if self._server.returncode > 0 or self._restarts >= MOST_RESTARTS:
+            raise DemoFailed(f"the server stopped at step {step}: {_last_line(self.folder / 'server.log')}")
+        self._restarts += 1
+        note(f"the server was killed; starting it again on the same store, where step {step} is the latest")
+        self._start_server()
+
+
+class Evaluator:
+    """Accuracy on the held-out digits; loads TensorFlow beside the run, not before it."""
+
+    def __init__(self, model: str, data: FederatedData) -> None:
+        self._data = data
+        self._loader = threading.Thread(target=self._load, args=(model,), daemon=True)
+        self._loader.start()
+
+    @property
+    def ready(self) -> bool:
+        return not self._loader.is_alive()
+
+    def accuracy(self, weights: bytes) -> float:
+        self._loader.join()
+        self._model.assign(np.frombuffer(weights, dtype="<f4").astype(np.float32))
+        return self._model.accuracy(self._data.test_features, self._data.test_labels)
+
+    def _load(self, model: str) -> None:
+        from fedrho.models.flat import FlatModel
+        from fedrho.models.zoo import lookup
+
+        self._model = FlatModel(lookup(model))
+
+
+def print_result(result: DemoResult) -> None:
+    """Accuracy, the run in a short table, the statement with its assumptions, and what it is worth."""
+    file = result.task.file
+    table = Table(title="fedrho demo", show_header=False, title_justify="left")
+    for name, value in (
+        ("algorithm", file.algorithm),
+        ("model", f"{file.model}, on scikit-learn's handwritten digits"),
+        ("steps", f"{result.status.step} of {file.steps}, {file.round.goal} reports each"),
+        ("devices", f"{file.population} in {result_processes(result)}"),
+        ("accuracy", f"{result.accuracy:.3f} (simulation only: on held-out digits)"),
+        ("time", f"{result.seconds:.0f} s"),
+    ):
+        table.add_row(name, value)
+    out.print(table)
+    print_statement(result.statement, file.privacy.delta)
+    out.print(f"\n{plain_words(result)}", highlight=False)
+    out.print(f"\nstate: {result.folder}", highlight=False, soft_wrap=True)
+
+
+def plain_words(result: DemoResult) -> str:
+    """What the guarantee is worth, said as one would say it to a friend."""
+    delta = result.task.file.privacy.delta
+    epsilon = result.statement.epsilon(delta)
+    if epsilon <= 2:
+        return f"At epsilon = {round_up(epsilon, 3)} an attacker learns little about whether any one device took part."
+    strength = "weak" if epsilon > 8 else "moderate"
+    return (
+        f"This guarantee is {strength}: at epsilon = {round_up(epsilon, 3)} the bound leaves room for an attacker to learn about "
+        f"single devices. {result.task.file.population} devices are too few to hide in and still learn. With thousands of "
+        "devices a step the same noise is spread over all of them: that is where rho below 1 and a useful model go together."
+    )
+
+
+def result_processes(result: DemoResult) -> str:
+    count = len(list(result.folder.glob("client-*.log")))
+    return f"{count} client processes" if count != 1 else "1 client process"
+
+
+def _folder(options: DemoOptions) -> Path:
+    """The demo's folder with its task file; a folder of another demo is refused."""
+    folder = options.store.resolve() if options.store else Path(tempfile.mkdtemp(prefix="fedrho-demo-"))
+    folder.mkdir(parents=True, exist_ok=True)
+    task_file, text = folder / "task.toml", demo_task(options)
+    if task_file.exists() and tomllib.loads(task_file.read_text(encoding="utf-8")) != tomllib.loads(text):
+        raise StoreConflict(f"{folder}: holds a demo with other options; choose another --store, or repeat them")
+    task_file.write_text(text, encoding="utf-8")
+    return folder
+
+
+@contextmanager
+def _interrupted_by_sigterm() -> Iterator[None]:
+    """SIGTERM ends the demo as Ctrl-C does."""
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _toml(values: dict[str, Any]) -> str:
+    """A task's values as TOML: JSON's scalars and lists are TOML's."""
+    plain = [f"{key} = {json.dumps(value)}" for key, value in values.items() if not isinstance(value, dict)]
+    sections = [f"\n[{key}]\n{_toml(value)}" for key, value in values.items() if isinstance(value, dict)]
+    return "\n".join([*plain, *sections])
+
+
+def _last_line(log: Path) -> str:
+    lines = log.read_text(errors="replace").strip().splitlines() if log.exists() else []
+    return lines[-1] if lines else f"no output in {log}"

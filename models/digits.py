@@ -1,0 +1,37 @@
+"""Two small models for 8x8 grey digits (64 inputs scaled to [0, 1], 10 classes)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from fedrho.models.base import ModelSpec, register
+
+if TYPE_CHECKING:
+    import keras
+
+INPUT_SHAPE = (64,)
+CLASSES = 10
+
+
+def build_logistic() -> keras.Model:
+    """Multinomial logistic regression from zero weights: 64 * 10 + 10 = 650 parameters, convex."""
+    import keras
+
+    return keras.Sequential([keras.Input(INPUT_SHAPE), keras.layers.Dense(CLASSES, kernel_initializer="zeros", name="logits")])
+
+
+def build_mlp() -> keras.Model:
+    """One hidden layer of 32 rectified units: 64 * 32 + 32 + 32 * 10 + 10 = 2,410 parameters."""
+    import keras
+
+    return keras.Sequential(
+        [
+            keras.Input(INPUT_SHAPE),
+            keras.layers.Dense(32, activation="relu", name="hidden"),
+            keras.layers.Dense(CLASSES, name="logits"),
+        ]
+    )
+
+
+LOGISTIC = register(ModelSpec("digits-logistic", "logistic regression on 8x8 digits", INPUT_SHAPE, CLASSES, build_logistic))
+MLP = register(ModelSpec("digits-mlp", "one hidden layer on 8x8 digits", INPUT_SHAPE, CLASSES, build_mlp))

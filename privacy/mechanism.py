@@ -1,0 +1,118 @@
+"""The Mechanism contract, and independent Gaussian noise (DP-FedAvg).
+
+Every mechanism here publishes, step by step, x_t + (C^-1 Z)_t for a lower-triangular C and Gaussian Z: the exact sum of the
+step plus noise that does not depend on any data. So a mechanism is its noise sequence and its sensitivity; adding the noise
+to the sum happens once, in `release`, for all of them.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
+
+from fedrho.privacy.noise import NoiseNode, NoiseSource
+from fedrho.privacy.participation import Participation
+from fedrho.privacy.vectors import ClippedSum, Grid, IntVector, Released, add_noise
+from fedrho.privacy.zcdp import Rho, gaussian_rho
+
+
+class NoiseState(Protocol):
+    """What a mechanism remembers between steps."""
+
+    @property
+    def step(self) -> int:
+        """Steps released so far."""
+
+    @property
+    def size(self) -> int:
+        """Length of the vectors."""
+
+    @property
+    def drawn(self) -> tuple[NoiseNode, ...]:
+        """The nodes whose noise was first drawn by the latest step; to be stored before that step is published."""
+
+    @property
+    def live(self) -> tuple[NoiseNode, ...]:
+        """Every node that a later step or a replay still needs; the seeds of all others can be erased."""
+
+
+State = TypeVar("State", bound=NoiseState)
+
+
+@dataclass(frozen=True)
+class Mechanism(ABC, Generic[State]):
+    """Clip norm, noise and price in one value, so that they cannot disagree.
+
+    `noise_multiplier` is the standard deviation of one node's noise per unit of clip norm, on the *sum* of a step.
+
+    Guarantees: `steps` releases, however adaptively the sums were chosen, cost `cost(steps, participation)` in zCDP when each
+    client's vectors are replaced by zero vectors (Denisov et al. 2022, arXiv 2202.08312, Theorem 2.1).
+    Assumes: each client adds at most one `Clipped` a step, and takes part as `participation` allows.
+    """
+
+    grid: Grid
+    noise_multiplier: float
+
+    def __post_init__(self) -> None:
+        gaussian_rho(1.0, self.noise_multiplier)
+
+    @property
+    def stddev(self) -> float:
+        """Standard deviation of one node's noise, in grid units."""
+        return self.noise_multiplier * self.grid.radius
+
+    @abstractmethod
+    def init(self, size: int) -> State:
+        """The state before the first step, for vectors of shape (size,)."""
+
+    @abstractmethod
+    def next_noise(self, state: State, source: NoiseSource) -> tuple[IntVector, State]:
+        """The noise that the next step adds to its sum, int64 in grid units, and the state after it."""
+
+    @abstractmethod
+    def sensitivity_squared(self, steps: int, participation: Participation) -> int:
+        """Squared L2 sensitivity of `steps` releases to one client, in units of the squared clip norm."""
+
+    @abstractmethod
+    def restore(self, size: int, step: int, replayed: NoiseSource) -> State:
+        """The state after `step` steps, from stored nodes; raises NoiseMismatch when they do not reproduce."""
+
+    def cost(self, steps: int, participation: Participation) -> Rho:
+        return gaussian_rho(self.sensitivity_squared(steps, participation), self.noise_multiplier)
+
+    def release(self, total: ClippedSum, state: State, source: NoiseSource) -> tuple[Released, State]:
+        """One step's noisy sum; raises ValueError when the sum was clipped for another mechanism."""
+        if total.grid != self.grid or total.size != state.size:
+            raise ValueError("the sum does not lie on this mechanism's grid, or has another length")
+        noise, after = self.next_noise(state, source)
+        return add_noise(total, noise), after
+
+
+@dataclass(frozen=True)
+class GaussianState:
+    step: int
+    size: int
+    drawn: tuple[NoiseNode, ...] = ()
+    live: tuple[NoiseNode, ...] = ()
+
+
+@dataclass(frozen=True)
+class IndependentGaussian(Mechanism[GaussianState]):
+    """Fresh N(0, (noise_multiplier * clip_norm)**2) at every step: C is the identity, DP-FedAvg without amplification.
+
+    k participations cost k / (2 z**2) (McMahan et al. 2018, arXiv 1710.06963, composed in zCDP).
+    """
+
+    def init(self, size: int) -> GaussianState:
+        return GaussianState(step=0, size=size)
+
+    def next_noise(self, state: GaussianState, source: NoiseSource) -> tuple[IntVector, GaussianState]:
+        noise, node = source.draw(f"row.{state.step + 1}", state.size, self.stddev)
+        return noise, GaussianState(state.step + 1, state.size, drawn=(node,))
+
+    def sensitivity_squared(self, steps: int, participation: Participation) -> int:
+        return participation.most_times(steps)
+
+    def restore(self, size: int, step: int, replayed: NoiseSource) -> GaussianState:
+        return GaussianState(step=step, size=size)

@@ -1,0 +1,81 @@
+"""What may be claimed: the rho of everything that was released, with the unit, the neighbours and every assumption."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import Enum
+
+from fedrho.privacy.zcdp import Rho, epsilon
+
+
+class Unit(Enum):
+    """Whose contribution is protected; statements of different units are never added."""
+
+    DEVICE = "device"
+    EXAMPLE = "example"
+    LABEL = "label"
+
+
+class Neighbours(Enum):
+    """Which two data sets are told apart with difficulty."""
+
+    ZERO_OUT = "zero-out"
+    ADD_OR_REMOVE = "add-or-remove"
+    REPLACE = "replace"
+
+    @property
+    def meaning(self) -> str:
+        return {
+            Neighbours.ZERO_OUT: "all contributions of one unit replaced by zero; steps and divisor stay the same",
+            Neighbours.ADD_OR_REMOVE: "one unit added or removed",
+            Neighbours.REPLACE: "one unit's data replaced by any other",
+        }[self]
+
+
+@dataclass(frozen=True)
+class PrivacyStatement:
+    """Guarantees: everything released so far satisfies `rho`-zCDP for one `unit`, if every assumption holds."""
+
+    unit: Unit
+    neighbours: Neighbours
+    rho: Rho
+    assumptions: tuple[str, ...]
+
+    def epsilon(self, delta: float) -> float:
+        """An epsilon such that (epsilon, delta)-DP follows from rho (Canonne, Kamath & Steinke 2020)."""
+        return epsilon(self.rho, delta)
+
+    def rows(self, delta: float) -> list[tuple[str, str]]:
+        """The claim in words, as names and values; rho and epsilon are rounded upward, never down."""
+        return [
+            ("unit", f"one {self.unit.value}"),
+            ("neighbours", f"{self.neighbours.value}: {self.neighbours.meaning}"),
+            ("rho", f"{round_up(self.rho)} (zCDP)"),
+            ("epsilon", f"{round_up(self.epsilon(delta))} at delta = {delta:g}"),
+        ]
+
+
+def compose(statements: Iterable[PrivacyStatement]) -> PrivacyStatement:
+    """The statement about several releases to the same population: rho adds up, assumptions accumulate.
+
+    Raises ValueError when units or neighbours differ, or when there is nothing to compose.
+    """
+    parts = list(statements)
+    if len({(part.unit, part.neighbours) for part in parts}) != 1:
+        raise ValueError("only statements of one unit and one neighbour relation can be added")
+    assumptions = tuple(dict.fromkeys(text for part in parts for text in part.assumptions))
+    rho = Rho(math.fsum(part.rho for part in parts))
+    return PrivacyStatement(parts[0].unit, parts[0].neighbours, rho, assumptions)
+
+
+def round_up(value: float, digits: int = 4) -> str:
+    """`value` with `digits` significant digits, never below it."""
+    if value == 0:
+        return "0"
+    scale = 10.0 ** (digits - 1 - math.floor(math.log10(abs(value))))
+    rounded = math.ceil(value * scale) / scale
+    while rounded < value:
+        rounded = math.nextafter(rounded, math.inf)
+    return f"{rounded:.{digits}g}" if float(f"{rounded:.{digits}g}") >= value else repr(rounded)

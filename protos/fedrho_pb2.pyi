@@ -1,0 +1,297 @@
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from typing import ClassVar as _ClassVar, Mapping as _Mapping, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class Encoding(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    ENCODING_UNSPECIFIED: _ClassVar[Encoding]
+    INT32_LE: _ClassVar[Encoding]
+    INT16_LE: _ClassVar[Encoding]
+
+class Refusal(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    REFUSAL_UNSPECIFIED: _ClassVar[Refusal]
+    UNKNOWN_SESSION: _ClassVar[Refusal]
+    NO_RESERVATION: _ClassVar[Refusal]
+    TOO_LATE: _ClassVar[Refusal]
+    WRONG_LENGTH: _ClassVar[Refusal]
+    WRONG_CHECKSUM: _ClassVar[Refusal]
+    NORM_TOO_LARGE: _ClassVar[Refusal]
+    WRONG_FRAMING: _ClassVar[Refusal]
+    ALREADY_OPEN: _ClassVar[Refusal]
+
+class SessionStatus(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    SESSION_STATUS_UNSPECIFIED: _ClassVar[SessionStatus]
+    ASSIGNED: _ClassVar[SessionStatus]
+    RESERVED: _ClassVar[SessionStatus]
+    COUNTED: _ClassVar[SessionStatus]
+    REFUSED: _ClassVar[SessionStatus]
+    EXPIRED: _ClassVar[SessionStatus]
+    LOST: _ClassVar[SessionStatus]
+ENCODING_UNSPECIFIED: Encoding
+INT32_LE: Encoding
+INT16_LE: Encoding
+REFUSAL_UNSPECIFIED: Refusal
+UNKNOWN_SESSION: Refusal
+NO_RESERVATION: Refusal
+TOO_LATE: Refusal
+WRONG_LENGTH: Refusal
+WRONG_CHECKSUM: Refusal
+NORM_TOO_LARGE: Refusal
+WRONG_FRAMING: Refusal
+ALREADY_OPEN: Refusal
+SESSION_STATUS_UNSPECIFIED: SessionStatus
+ASSIGNED: SessionStatus
+RESERVED: SessionStatus
+COUNTED: SessionStatus
+REFUSED: SessionStatus
+EXPIRED: SessionStatus
+LOST: SessionStatus
+
+class GetPopulationRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class GetPopulationResponse(_message.Message):
+    __slots__ = ("run", "task", "model", "size", "steps", "released", "terms", "wants_device_tag", "retry")
+    RUN_FIELD_NUMBER: _ClassVar[int]
+    TASK_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    SIZE_FIELD_NUMBER: _ClassVar[int]
+    STEPS_FIELD_NUMBER: _ClassVar[int]
+    RELEASED_FIELD_NUMBER: _ClassVar[int]
+    TERMS_FIELD_NUMBER: _ClassVar[int]
+    WANTS_DEVICE_TAG_FIELD_NUMBER: _ClassVar[int]
+    RETRY_FIELD_NUMBER: _ClassVar[int]
+    run: bytes
+    task: str
+    model: str
+    size: int
+    steps: int
+    released: int
+    terms: PrivacyTerms
+    wants_device_tag: bool
+    retry: RetryWindow
+    def __init__(self, run: _Optional[bytes] = ..., task: _Optional[str] = ..., model: _Optional[str] = ..., size: _Optional[int] = ..., steps: _Optional[int] = ..., released: _Optional[int] = ..., terms: _Optional[_Union[PrivacyTerms, _Mapping]] = ..., wants_device_tag: bool = ..., retry: _Optional[_Union[RetryWindow, _Mapping]] = ...) -> None: ...
+
+class PrivacyTerms(_message.Message):
+    __slots__ = ("mechanism", "clip_norm", "noise_multiplier", "rho_budget", "max_participations", "min_separation", "min_period_seconds")
+    MECHANISM_FIELD_NUMBER: _ClassVar[int]
+    CLIP_NORM_FIELD_NUMBER: _ClassVar[int]
+    NOISE_MULTIPLIER_FIELD_NUMBER: _ClassVar[int]
+    RHO_BUDGET_FIELD_NUMBER: _ClassVar[int]
+    MAX_PARTICIPATIONS_FIELD_NUMBER: _ClassVar[int]
+    MIN_SEPARATION_FIELD_NUMBER: _ClassVar[int]
+    MIN_PERIOD_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    mechanism: str
+    clip_norm: float
+    noise_multiplier: float
+    rho_budget: float
+    max_participations: int
+    min_separation: int
+    min_period_seconds: float
+    def __init__(self, mechanism: _Optional[str] = ..., clip_norm: _Optional[float] = ..., noise_multiplier: _Optional[float] = ..., rho_budget: _Optional[float] = ..., max_participations: _Optional[int] = ..., min_separation: _Optional[int] = ..., min_period_seconds: _Optional[float] = ...) -> None: ...
+
+class CheckInRequest(_message.Message):
+    __slots__ = ("request_id", "run", "device_tag")
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    RUN_FIELD_NUMBER: _ClassVar[int]
+    DEVICE_TAG_FIELD_NUMBER: _ClassVar[int]
+    request_id: bytes
+    run: bytes
+    device_tag: bytes
+    def __init__(self, request_id: _Optional[bytes] = ..., run: _Optional[bytes] = ..., device_tag: _Optional[bytes] = ...) -> None: ...
+
+class CheckInResponse(_message.Message):
+    __slots__ = ("assignment", "try_later")
+    ASSIGNMENT_FIELD_NUMBER: _ClassVar[int]
+    TRY_LATER_FIELD_NUMBER: _ClassVar[int]
+    assignment: Assignment
+    try_later: TryLater
+    def __init__(self, assignment: _Optional[_Union[Assignment, _Mapping]] = ..., try_later: _Optional[_Union[TryLater, _Mapping]] = ...) -> None: ...
+
+class RetryWindow(_message.Message):
+    __slots__ = ("min_seconds", "max_seconds")
+    MIN_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    MAX_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    min_seconds: float
+    max_seconds: float
+    def __init__(self, min_seconds: _Optional[float] = ..., max_seconds: _Optional[float] = ...) -> None: ...
+
+class Assignment(_message.Message):
+    __slots__ = ("session", "plan", "expires_seconds")
+    SESSION_FIELD_NUMBER: _ClassVar[int]
+    PLAN_FIELD_NUMBER: _ClassVar[int]
+    EXPIRES_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    session: bytes
+    plan: RoundPlan
+    expires_seconds: float
+    def __init__(self, session: _Optional[bytes] = ..., plan: _Optional[_Union[RoundPlan, _Mapping]] = ..., expires_seconds: _Optional[float] = ...) -> None: ...
+
+class TryLater(_message.Message):
+    __slots__ = ("reason", "retry")
+    class Reason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        REASON_UNSPECIFIED: _ClassVar[TryLater.Reason]
+        NO_SEATS: _ClassVar[TryLater.Reason]
+        RELEASING: _ClassVar[TryLater.Reason]
+        FINISHED: _ClassVar[TryLater.Reason]
+        OTHER_RUN: _ClassVar[TryLater.Reason]
+        NOT_ALLOWED: _ClassVar[TryLater.Reason]
+        TAG_MISSING: _ClassVar[TryLater.Reason]
+    REASON_UNSPECIFIED: TryLater.Reason
+    NO_SEATS: TryLater.Reason
+    RELEASING: TryLater.Reason
+    FINISHED: TryLater.Reason
+    OTHER_RUN: TryLater.Reason
+    NOT_ALLOWED: TryLater.Reason
+    TAG_MISSING: TryLater.Reason
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    RETRY_FIELD_NUMBER: _ClassVar[int]
+    reason: TryLater.Reason
+    retry: RetryWindow
+    def __init__(self, reason: _Optional[_Union[TryLater.Reason, str]] = ..., retry: _Optional[_Union[RetryWindow, _Mapping]] = ...) -> None: ...
+
+class RoundPlan(_message.Message):
+    __slots__ = ("run", "step", "attempt", "model", "checkpoint_sha256", "size", "clip_norm", "grid_bits", "encoding", "epochs", "batch_size", "learning_rate", "chunk_bytes", "max_examples")
+    RUN_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    CHECKPOINT_SHA256_FIELD_NUMBER: _ClassVar[int]
+    SIZE_FIELD_NUMBER: _ClassVar[int]
+    CLIP_NORM_FIELD_NUMBER: _ClassVar[int]
+    GRID_BITS_FIELD_NUMBER: _ClassVar[int]
+    ENCODING_FIELD_NUMBER: _ClassVar[int]
+    EPOCHS_FIELD_NUMBER: _ClassVar[int]
+    BATCH_SIZE_FIELD_NUMBER: _ClassVar[int]
+    LEARNING_RATE_FIELD_NUMBER: _ClassVar[int]
+    CHUNK_BYTES_FIELD_NUMBER: _ClassVar[int]
+    MAX_EXAMPLES_FIELD_NUMBER: _ClassVar[int]
+    run: bytes
+    step: int
+    attempt: int
+    model: str
+    checkpoint_sha256: bytes
+    size: int
+    clip_norm: float
+    grid_bits: int
+    encoding: Encoding
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    chunk_bytes: int
+    max_examples: int
+    def __init__(self, run: _Optional[bytes] = ..., step: _Optional[int] = ..., attempt: _Optional[int] = ..., model: _Optional[str] = ..., checkpoint_sha256: _Optional[bytes] = ..., size: _Optional[int] = ..., clip_norm: _Optional[float] = ..., grid_bits: _Optional[int] = ..., encoding: _Optional[_Union[Encoding, str]] = ..., epochs: _Optional[int] = ..., batch_size: _Optional[int] = ..., learning_rate: _Optional[float] = ..., chunk_bytes: _Optional[int] = ..., max_examples: _Optional[int] = ...) -> None: ...
+
+class GetArtifactRequest(_message.Message):
+    __slots__ = ("sha256", "offset")
+    SHA256_FIELD_NUMBER: _ClassVar[int]
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    sha256: bytes
+    offset: int
+    def __init__(self, sha256: _Optional[bytes] = ..., offset: _Optional[int] = ...) -> None: ...
+
+class ArtifactChunk(_message.Message):
+    __slots__ = ("data",)
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    data: bytes
+    def __init__(self, data: _Optional[bytes] = ...) -> None: ...
+
+class BeginUploadRequest(_message.Message):
+    __slots__ = ("session",)
+    SESSION_FIELD_NUMBER: _ClassVar[int]
+    session: bytes
+    def __init__(self, session: _Optional[bytes] = ...) -> None: ...
+
+class BeginUploadResponse(_message.Message):
+    __slots__ = ("answer", "seconds")
+    class Answer(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        ANSWER_UNSPECIFIED: _ClassVar[BeginUploadResponse.Answer]
+        GO: _ClassVar[BeginUploadResponse.Answer]
+        WAIT: _ClassVar[BeginUploadResponse.Answer]
+        NOT_NEEDED: _ClassVar[BeginUploadResponse.Answer]
+        ALREADY_COUNTED: _ClassVar[BeginUploadResponse.Answer]
+    ANSWER_UNSPECIFIED: BeginUploadResponse.Answer
+    GO: BeginUploadResponse.Answer
+    WAIT: BeginUploadResponse.Answer
+    NOT_NEEDED: BeginUploadResponse.Answer
+    ALREADY_COUNTED: BeginUploadResponse.Answer
+    ANSWER_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_FIELD_NUMBER: _ClassVar[int]
+    answer: BeginUploadResponse.Answer
+    seconds: float
+    def __init__(self, answer: _Optional[_Union[BeginUploadResponse.Answer, str]] = ..., seconds: _Optional[float] = ...) -> None: ...
+
+class UploadUpdateRequest(_message.Message):
+    __slots__ = ("chunk", "header", "trailer")
+    CHUNK_FIELD_NUMBER: _ClassVar[int]
+    HEADER_FIELD_NUMBER: _ClassVar[int]
+    TRAILER_FIELD_NUMBER: _ClassVar[int]
+    chunk: bytes
+    header: UploadHeader
+    trailer: UploadTrailer
+    def __init__(self, chunk: _Optional[bytes] = ..., header: _Optional[_Union[UploadHeader, _Mapping]] = ..., trailer: _Optional[_Union[UploadTrailer, _Mapping]] = ...) -> None: ...
+
+class UploadHeader(_message.Message):
+    __slots__ = ("session", "total_bytes")
+    SESSION_FIELD_NUMBER: _ClassVar[int]
+    TOTAL_BYTES_FIELD_NUMBER: _ClassVar[int]
+    session: bytes
+    total_bytes: int
+    def __init__(self, session: _Optional[bytes] = ..., total_bytes: _Optional[int] = ...) -> None: ...
+
+class UploadTrailer(_message.Message):
+    __slots__ = ("crc32",)
+    CRC32_FIELD_NUMBER: _ClassVar[int]
+    crc32: int
+    def __init__(self, crc32: _Optional[int] = ...) -> None: ...
+
+class UploadUpdateResponse(_message.Message):
+    __slots__ = ("status", "refusal")
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    REFUSAL_FIELD_NUMBER: _ClassVar[int]
+    status: SessionStatus
+    refusal: Refusal
+    def __init__(self, status: _Optional[_Union[SessionStatus, str]] = ..., refusal: _Optional[_Union[Refusal, str]] = ...) -> None: ...
+
+class GetUploadStatusRequest(_message.Message):
+    __slots__ = ("session",)
+    SESSION_FIELD_NUMBER: _ClassVar[int]
+    session: bytes
+    def __init__(self, session: _Optional[bytes] = ...) -> None: ...
+
+class GetUploadStatusResponse(_message.Message):
+    __slots__ = ("status",)
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    status: SessionStatus
+    def __init__(self, status: _Optional[_Union[SessionStatus, str]] = ...) -> None: ...
+
+class AbortSessionRequest(_message.Message):
+    __slots__ = ("session", "reason")
+    class Reason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        REASON_UNSPECIFIED: _ClassVar[AbortSessionRequest.Reason]
+        CONDITIONS: _ClassVar[AbortSessionRequest.Reason]
+        TRAINING_FAILED: _ClassVar[AbortSessionRequest.Reason]
+        NOT_ALLOWED: _ClassVar[AbortSessionRequest.Reason]
+        SHUTDOWN: _ClassVar[AbortSessionRequest.Reason]
+    REASON_UNSPECIFIED: AbortSessionRequest.Reason
+    CONDITIONS: AbortSessionRequest.Reason
+    TRAINING_FAILED: AbortSessionRequest.Reason
+    NOT_ALLOWED: AbortSessionRequest.Reason
+    SHUTDOWN: AbortSessionRequest.Reason
+    SESSION_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    session: bytes
+    reason: AbortSessionRequest.Reason
+    def __init__(self, session: _Optional[bytes] = ..., reason: _Optional[_Union[AbortSessionRequest.Reason, str]] = ...) -> None: ...
+
+class AbortSessionResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...

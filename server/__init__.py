@@ -1,0 +1,1 @@
+"""The aggregation server: one engine, told the time; and the edges around it."""

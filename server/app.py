@@ -1,0 +1,134 @@
+"""The process: bind, serve until the run has ended or someone says stop, and leave the store whole."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import json
+import os
+import signal
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+
+from fedrho.privacy.noise import SystemNoise
+from fedrho.privacy.vectors import FloatVector
+from fedrho.protos.messages import ID_BYTES
+from fedrho.server.coordinator import Coordinator, Surroundings, open_run
+from fedrho.server.service import OPTIONS, DeviceService
+from fedrho.server.store import SqliteStore
+from fedrho.server.tasks import Task
+
+ADDRESS = "server.json"
+
+
+class PortBusy(OSError):
+    """The address cannot be bound."""
+
+
+class ExposedAddress(ValueError):
+    """An address other machines can reach, without encryption."""
+
+
+@dataclass(frozen=True)
+class Listener:
+    """What the process tells its surroundings as it goes."""
+
+    listening: Callable[[str, Coordinator], None]
+    released: Callable[[Coordinator], None]
+
+
+async def serve(
+    task: Task, store: SqliteStore, host: str, port: int, clock: Callable[[], float], listener: Listener
+) -> Coordinator:
+    """Runs until every step is released, or until SIGINT or SIGTERM; either way the store can be continued.
+
+    Raises PortBusy, and what `open_run` raises. An error in a release stops the server: it never goes on from a state
+    that it is not sure of.
+    """
+    server = grpc.aio.server(options=OPTIONS, maximum_concurrent_rpcs=4096)
+    address = _bind(server, host, port)
+    stop = _stop_on_signals()
+    try:
+        (store.folder / ADDRESS).write_text(json.dumps({"address": address, "pid": os.getpid()}))
+        around = Surroundings(SystemNoise(), store, lambda: os.urandom(ID_BYTES))
+        coordinator = open_run(task, around, lambda: initial_weights(task), clock())
+        service = DeviceService(coordinator, listener.released)
+        server.add_generic_rpc_handlers((service.handlers(),))
+        await server.start()
+        listener.listening(address, coordinator)
+        await _until_done(service, stop)
+        if coordinator.finished and not stop.is_set():
+            await _say_goodbye(task, stop)
+    finally:
+        await server.stop(grace=1.0)
+        (store.folder / ADDRESS).unlink(missing_ok=True)
+    return coordinator
+
+
+def read_address(folder: Path) -> tuple[str, int] | None:
+    """Address and process of the server that uses `folder`, if it said so."""
+    with suppress(OSError, ValueError, KeyError):
+        known = json.loads((folder / ADDRESS).read_text())
+        return str(known["address"]), int(known["pid"])
+    return None
+
+
+def initial_weights(task: Task) -> FloatVector:
+    """The untrained weights of the task's model; builds it, which needs TensorFlow."""
+    from fedrho.models.flat import FlatModel
+    from fedrho.models.zoo import lookup
+
+    return FlatModel(lookup(task.file.model)).weights()
+
+
+def check_exposure(host: str, insecure: bool) -> None:
+    """Raises ExposedAddress for anything but loopback, unless its owner insists."""
+    with suppress(ValueError):
+        if ipaddress.ip_address(host).is_loopback:
+            return
+    if host != "localhost" and not insecure:
+        raise ExposedAddress(
+            f"{host} can be reached from other machines and the connection is not encrypted; add --insecure if you mean it"
+        )
+
+
+def _bind(server: grpc.aio.Server, host: str, port: int) -> str:
+    shown = f"[{host}]" if ":" in host else host
+    try:
+        bound = server.add_insecure_port(f"{shown}:{port}")
+    except RuntimeError as error:
+        raise PortBusy(f"cannot listen on {shown}:{port}; is the port in use? --port 0 takes a free one") from error
+    return f"{shown}:{bound}"
+
+
+def _stop_on_signals() -> asyncio.Event:
+    stop, loop = asyncio.Event(), asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    return stop
+
+
+async def _until_done(service: DeviceService, stop: asyncio.Event) -> None:
+    rounds, stopped = asyncio.create_task(service.run_rounds()), asyncio.create_task(stop.wait())
+    await asyncio.wait({rounds, stopped}, return_when=asyncio.FIRST_COMPLETED)
+    stopped.cancel()
+    if rounds.done():
+        return rounds.result()
+    await _finish_release(rounds)
+
+
+async def _finish_release(rounds: asyncio.Task[None]) -> None:
+    rounds.cancel()
+    with suppress(asyncio.CancelledError):
+        await rounds
+
+
+async def _say_goodbye(task: Task, stop: asyncio.Event) -> None:
+    """Stays long enough for every waiting device to hear that the run has ended."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(min(2.0 * task.file.round.retry_seconds[1] + 1.0, 60.0)):
+            await stop.wait()

@@ -1,0 +1,52 @@
+"""What has been spent: a charge for every release, refused where it would overspend; and the statement that follows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fedrho.privacy.statement import Neighbours, PrivacyStatement, Unit
+from fedrho.privacy.zcdp import Rho
+from fedrho.server.tasks import Task
+
+
+class BudgetExhausted(RuntimeError):
+    """One more release would cost more than the task may spend, or goes beyond the steps it was priced for."""
+
+
+@dataclass(frozen=True)
+class Charge:
+    """After the release of `step`, everything released so far costs `rho` in total."""
+
+    step: int
+    rho: Rho
+
+
+def charge(task: Task, step: int) -> Charge:
+    """The price of going on to release `step`; raises BudgetExhausted before anything is drawn or added."""
+    if step > task.file.steps:
+        raise BudgetExhausted(f"the task was priced for {task.file.steps} steps; step {step} is not one of them")
+    rho = task.mechanism.cost(step, task.participation)
+    if rho > task.budget:
+        raise BudgetExhausted(f"step {step} would bring rho to {rho}, above the budget {task.budget}")
+    return Charge(step, rho)
+
+
+def statement(task: Task, latest: Charge) -> PrivacyStatement:
+    """What may be said about everything released up to `latest`."""
+    limits, kept_by = task.participation, "each device's own history"
+    if task.file.participation.server_window:
+        kept_by += " and by the server's window of device tags"
+    return PrivacyStatement(
+        unit=Unit.DEVICE,
+        neighbours=Neighbours.ZERO_OUT,
+        rho=latest.rho,
+        assumptions=(
+            f"each device takes part in at most {limits.max_times} steps, any two of them at least {limits.min_separation} "
+            f"apart (difference of step numbers), kept by {kept_by}",
+            "a person with c devices is protected c**2 times weaker in rho",
+            "the server is trusted: it sees clipped updates in memory, adds the noise and keeps its seeds secret",
+            "noise comes from the operating system's generator, expanded by ChaCha20 to float64 Gaussians and rounded to the grid",
+            f"the divisor {task.file.round.goal} and the number of steps are public constants",
+            "only the weights of released steps leave the server; the hyper-parameters were not tuned on these devices",
+        ),
+    )

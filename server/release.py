@@ -1,0 +1,114 @@
+"""The narrow gate: charge, noise, step, and one durable commit, in this order and nowhere else.
+
+A crash before the commit means that the attempt never happened and its noise was seen by nobody; a crash after it means
+that the stored result is served again. Nothing here is recomputed, and nothing leaves before the store has it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from fedrho.privacy.mechanism import NoiseState
+from fedrho.privacy.noise import NoiseNode, NoiseSource, ReplayedNoise
+from fedrho.privacy.vectors import ClippedSum, FloatVector
+from fedrho.server.ledger import Charge, charge
+from fedrho.server.optimizers import Velocity
+from fedrho.server.tasks import Task
+
+
+class StoreConflict(RuntimeError):
+    """The store holds something else than what the server is about to continue; nothing was changed."""
+
+
+@dataclass(frozen=True, eq=False)
+class Commit:
+    """One release, and everything that must become durable with it. Step 0 is the start, with untrained weights."""
+
+    charge: Charge
+    attempt: int
+    weights: FloatVector
+    velocity: Velocity
+    drawn: tuple[NoiseNode, ...]
+    live: frozenset[str]
+    tags: tuple[bytes, ...]
+    opened_at: float
+    committed_at: float
+
+
+@dataclass(frozen=True, eq=False)
+class Stored:
+    """What a store holds of a run: the latest commit, all live noise nodes, and who took part when (if it is kept)."""
+
+    run: bytes
+    tag_key: bytes
+    charge: Charge
+    weights: FloatVector
+    velocity: Velocity
+    nodes: tuple[NoiseNode, ...]
+    participations: tuple[tuple[bytes, int], ...]
+
+
+class Store(Protocol):
+    """Durable state behind one interface."""
+
+    def create(self, task: Task, run: bytes, tag_key: bytes, start: Commit) -> None:
+        """A new run; raises StoreConflict when there is one already."""
+        ...
+
+    def load(self, task: Task) -> Stored | None:
+        """The run, or None when there is none yet; raises StoreConflict when it is a run of another task, or damaged."""
+        ...
+
+    def commit(self, commit: Commit) -> None:
+        """All or nothing; raises StoreConflict unless `commit` is the next step after the latest."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Progress:
+    """The engine's state between two steps."""
+
+    charge: Charge
+    weights: FloatVector
+    velocity: Velocity
+    mechanism: NoiseState
+
+    @property
+    def step(self) -> int:
+        """Steps released so far."""
+        return self.charge.step
+
+
+@dataclass(frozen=True, eq=False)
+class Attempt:
+    """A full round on its way through the gate."""
+
+    number: int
+    total: ClippedSum
+    tags: tuple[bytes, ...]
+    opened_at: float
+
+
+def release(task: Task, before: Progress, attempt: Attempt, source: NoiseSource, store: Store, now: float) -> Progress:
+    """The next step. Raises BudgetExhausted or StoreConflict, and then nothing was released."""
+    spent = charge(task, before.step + 1)
+    released, mechanism = task.mechanism.release(attempt.total, before.mechanism, source)
+    weights, velocity = task.optimizer.apply(released, task.file.round.goal, before.weights, before.velocity)
+    ended = spent.step == task.file.steps
+    live = frozenset[str]() if ended else frozenset(node.name for node in mechanism.live)
+    store.commit(Commit(spent, attempt.number, weights, velocity, mechanism.drawn, live, attempt.tags, attempt.opened_at, now))
+    return Progress(spent, weights, velocity, mechanism)
+
+
+def restore(task: Task, stored: Stored) -> Progress:
+    """The state that led to the latest commit, with its noise replayed from the stored seeds.
+
+    Raises NoiseMismatch when the noise does not reproduce, StoreConflict when the stored charge is not this task's price.
+    """
+    size, step = stored.weights.size, stored.charge.step
+    if step > 0 and charge(task, step) != stored.charge:
+        raise StoreConflict(f"step {step} was charged rho = {stored.charge.rho}, but costs {charge(task, step).rho} now")
+    ended = step == task.file.steps
+    state = task.mechanism.init(size) if ended else task.mechanism.restore(size, step, ReplayedNoise(stored.nodes))
+    return Progress(stored.charge, stored.weights, stored.velocity, state)

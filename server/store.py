@@ -1,0 +1,371 @@
+"""Durable state: in memory, or in a folder with a SQLite database and content-addressed blobs.
+
+FOLDER/fedrho.sqlite   run, releases, noise nodes, participations; one transaction a release
+FOLDER/blobs/SHA256    weights (float32) and optimizer state (float64), fsynced before the transaction that names them
+FOLDER/published.json  the newest step that may have been seen outside; a database that is older is not continued
+FOLDER/lock            held by the one server that may write
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import sqlalchemy as sa
+from numpy.typing import NDArray
+
+from fedrho.privacy.noise import NoiseNode
+from fedrho.privacy.zcdp import Rho
+from fedrho.server.ledger import Charge
+from fedrho.server.release import Commit, StoreConflict, Stored
+from fedrho.server.tasks import Task, TaskFile
+
+DATABASE = "fedrho.sqlite"
+PUBLISHED = "published.json"
+SCHEMA_VERSION = 1
+KEPT_CHECKPOINTS = 2
+
+metadata = sa.MetaData()
+runs = sa.Table(
+    "runs",
+    metadata,
+    sa.Column("run", sa.LargeBinary, primary_key=True),
+    sa.Column("task", sa.Text, nullable=False),
+    sa.Column("tag_key", sa.LargeBinary, nullable=False),
+    sa.Column("created_at", sa.Float, nullable=False),
+)
+releases = sa.Table(
+    "releases",
+    metadata,
+    sa.Column("step", sa.Integer, primary_key=True),
+    sa.Column("attempt", sa.Integer, nullable=False),
+    sa.Column("rho", sa.Float, nullable=False),
+    sa.Column("weights_sha256", sa.LargeBinary, nullable=False),
+    sa.Column("velocity_sha256", sa.LargeBinary, nullable=False),
+    sa.Column("opened_at", sa.Float, nullable=False),
+    sa.Column("committed_at", sa.Float, nullable=False),
+)
+noise_nodes = sa.Table(
+    "noise_nodes",
+    metadata,
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("step", sa.Integer, sa.ForeignKey("releases.step"), nullable=False),
+    sa.Column("seed", sa.LargeBinary),
+    sa.Column("digest", sa.LargeBinary, nullable=False),
+)
+participations = sa.Table(
+    "participations",
+    metadata,
+    sa.Column("tag", sa.LargeBinary, primary_key=True),
+    sa.Column("step", sa.Integer, sa.ForeignKey("releases.step"), primary_key=True),
+)
+
+
+class StoreBusy(RuntimeError):
+    """Another server holds this folder."""
+
+
+class MemoryStore:
+    """A run that lives as long as this object: for tests and simulations."""
+
+    def __init__(self) -> None:
+        self._stored: Stored | None = None
+
+    def create(self, task: Task, run: bytes, tag_key: bytes, start: Commit) -> None:
+        if self._stored is not None:
+            raise StoreConflict("the store holds a run already")
+        self._stored = Stored(run, tag_key, start.charge, start.weights, start.velocity, (), ())
+
+    def load(self, task: Task) -> Stored | None:
+        return self._stored
+
+    def commit(self, commit: Commit) -> None:
+        before = self._stored
+        if before is None or commit.charge.step != before.charge.step + 1:
+            raise StoreConflict(f"step {commit.charge.step} does not follow the latest release")
+        nodes = tuple(node for node in (*before.nodes, *commit.drawn) if node.name in commit.live)
+        tags = (*before.participations, *((tag, commit.charge.step) for tag in commit.tags))
+        self._stored = Stored(before.run, before.tag_key, commit.charge, commit.weights, commit.velocity, nodes, tags)
+
+
+class SqliteStore:
+    """A folder, private to its owner. Use as a context manager: one server at a time."""
+
+    def __init__(self, folder: Path) -> None:
+        """Raises StoreBusy when another server holds the folder, StoreConflict when it is not a store."""
+        self.folder = folder
+        try:
+            (folder / "blobs").mkdir(parents=True, exist_ok=True, mode=0o700)
+            folder.chmod(0o700)
+            self._lock = _locked(folder / "lock")
+            self._engine = _engine(folder / DATABASE, "rwc")
+            self._prepare()
+        except (OSError, sa.exc.DatabaseError) as error:
+            raise StoreConflict(f"{folder}: not a usable store ({_short(error)})") from error
+
+    def __enter__(self) -> SqliteStore:
+        return self
+
+    def __exit__(self, *details: object) -> None:
+        self._engine.dispose()
+        self._lock.close()
+
+    def create(self, task: Task, run: bytes, tag_key: bytes, start: Commit) -> None:
+        weights, velocity = self._blobs(start)
+        with self._engine.begin() as connection:
+            if connection.execute(sa.select(runs.c.run)).first() is not None:
+                raise StoreConflict(f"{self.folder}: holds a run already")
+            row = {
+                "run": run,
+                "task": task.file.model_dump_json(),
+                "tag_key": tag_key,
+                "created_at": start.committed_at,
+            }
+            connection.execute(sa.insert(runs).values(row))
+            connection.execute(sa.insert(releases).values(_release_row(start, weights, velocity)))
+
+    def load(self, task: Task) -> Stored | None:
+        with self._engine.connect() as connection:
+            run = connection.execute(sa.select(runs)).first()
+            if run is None:
+                self._check_published(b"", -1)
+                return None
+            _check_same_task(self.folder, run.task, task)
+            latest = connection.execute(sa.select(releases).order_by(releases.c.step.desc())).first()
+            assert latest is not None
+            self._check_published(run.run, latest.step)
+            live = connection.execute(sa.select(noise_nodes).where(noise_nodes.c.seed.is_not(None)))
+            nodes = tuple(NoiseNode(row.name, row.seed, row.digest) for row in live)
+            tags = tuple((row.tag, row.step) for row in connection.execute(sa.select(participations)))
+        return Stored(
+            run=run.run,
+            tag_key=run.tag_key,
+            charge=Charge(latest.step, Rho(latest.rho)),
+            weights=self._read(latest.weights_sha256, "<f4").astype(np.float32),
+            velocity=self._read(latest.velocity_sha256, "<f8").astype(np.float64),
+            nodes=nodes,
+            participations=tags,
+        )
+
+    def commit(self, commit: Commit) -> None:
+        step = commit.charge.step
+        weights, velocity = self._blobs(commit)
+        with self._engine.begin() as connection:
+            latest = connection.execute(sa.select(sa.func.max(releases.c.step))).scalar()
+            if latest != step - 1:
+                raise StoreConflict(f"{self.folder}: step {step} does not follow the latest release, {latest}")
+            connection.execute(sa.insert(releases).values(_release_row(commit, weights, velocity)))
+            connection.execute(sa.insert(noise_nodes), [_node_row(node, step, commit.live) for node in commit.drawn])
+            _erase_seeds(connection, commit.live)
+            if commit.tags:
+                connection.execute(sa.insert(participations), [{"tag": tag, "step": step} for tag in commit.tags])
+            run: bytes = connection.execute(sa.select(runs.c.run)).scalar_one()
+        _write(self.folder / PUBLISHED, json.dumps({"run": run.hex(), "step": step}).encode())
+        self._sweep()
+
+    def _prepare(self) -> None:
+        with self._engine.begin() as connection:
+            version = connection.exec_driver_sql("PRAGMA user_version").scalar()
+            if version == 0:
+                metadata.create_all(connection)
+                connection.exec_driver_sql(f"PRAGMA user_version = {SCHEMA_VERSION}")
+            elif version != SCHEMA_VERSION:
+                raise StoreConflict(f"{self.folder}: written by another version of fedrho (schema {version})")
+
+    def _check_published(self, run: bytes, step: int) -> None:
+        """A database older than what was published would draw second noise for released steps."""
+        path = self.folder / PUBLISHED
+        if not path.exists():
+            return
+        published = json.loads(path.read_text())
+        if published["run"] != run.hex() or published["step"] > step:
+            raise StoreConflict(
+                f"{self.folder}: the database is older than what was published (step {published['step']}); continuing would "
+                "release steps twice. Put the newest database back, or start a new run in another folder"
+            )
+
+    def _blobs(self, commit: Commit) -> tuple[bytes, bytes]:
+        weights = self._write_blob(commit.weights.astype("<f4").tobytes())
+        return weights, self._write_blob(commit.velocity.astype("<f8").tobytes())
+
+    def _write_blob(self, data: bytes) -> bytes:
+        digest = hashlib.sha256(data).digest()
+        path = self.folder / "blobs" / digest.hex()
+        if not path.exists():
+            _write(path, data)
+        return digest
+
+    def _read(self, digest: bytes, dtype: str) -> NDArray[Any]:
+        return np.frombuffer(read_blob(self.folder, digest), dtype=dtype)
+
+    def _sweep(self) -> None:
+        """Removes blobs that none of the latest releases names, among them those of a crash before its transaction."""
+        with self._engine.connect() as connection:
+            query = sa.select(releases.c.weights_sha256, releases.c.velocity_sha256).order_by(releases.c.step.desc())
+            kept = {digest.hex() for row in connection.execute(query.limit(KEPT_CHECKPOINTS)) for digest in row}
+        for path in (self.folder / "blobs").iterdir():
+            if path.name not in kept:
+                path.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class RunStatus:
+    """How far a run is, read beside a server or after it."""
+
+    file: TaskFile
+    run: bytes
+    step: int
+    rho: float
+    weights_sha256: bytes
+    created_at: float
+    committed_at: float
+    running: bool
+
+
+def read_status(folder: Path) -> RunStatus | None:
+    """The run in `folder`, or None when there is none; takes no lock, changes nothing."""
+    if not (folder / DATABASE).exists():
+        return None
+    engine = _engine(folder / DATABASE, "ro")
+    try:
+        with engine.connect() as connection:
+            run = connection.execute(sa.select(runs)).first()
+            latest = connection.execute(sa.select(releases).order_by(releases.c.step.desc())).first()
+    except sa.exc.DatabaseError as error:
+        raise StoreConflict(f"{folder}: not a usable store ({_short(error)})") from error
+    finally:
+        engine.dispose()
+    if run is None or latest is None:
+        return None
+    return RunStatus(
+        file=TaskFile.model_validate_json(run.task),
+        run=run.run,
+        step=latest.step,
+        rho=latest.rho,
+        weights_sha256=latest.weights_sha256,
+        created_at=run.created_at,
+        committed_at=latest.committed_at,
+        running=_is_locked(folder / "lock"),
+    )
+
+
+def read_blob(folder: Path, digest: bytes) -> bytes:
+    """The bytes named `digest`; raises StoreConflict when they are missing or others."""
+    try:
+        data = (folder / "blobs" / digest.hex()).read_bytes()
+    except FileNotFoundError as error:
+        raise StoreConflict(f"{folder}: blob {digest.hex()[:12]} is missing") from error
+    if hashlib.sha256(data).digest() != digest:
+        raise StoreConflict(f"{folder}: blob {digest.hex()[:12]} is damaged")
+    return data
+
+
+def _release_row(commit: Commit, weights: bytes, velocity: bytes) -> dict[str, Any]:
+    return {
+        "step": commit.charge.step,
+        "attempt": commit.attempt,
+        "rho": commit.charge.rho,
+        "weights_sha256": weights,
+        "velocity_sha256": velocity,
+        "opened_at": commit.opened_at,
+        "committed_at": commit.committed_at,
+    }
+
+
+def _node_row(node: NoiseNode, step: int, live: frozenset[str]) -> dict[str, Any]:
+    return {"name": node.name, "step": step, "seed": node.seed if node.name in live else None, "digest": node.digest}
+
+
+def _erase_seeds(connection: sa.Connection, live: frozenset[str]) -> None:
+    """Forgets the seeds that nothing needs any more; the digests stay, as a record."""
+    held = connection.execute(sa.select(noise_nodes.c.name).where(noise_nodes.c.seed.is_not(None))).scalars()
+    done = [{"done": name} for name in held if name not in live]
+    if done:
+        connection.execute(sa.update(noise_nodes).where(noise_nodes.c.name == sa.bindparam("done")).values(seed=None), done)
+
+
+def _check_same_task(folder: Path, stored: str, task: Task) -> None:
+    there, here = json.loads(stored), json.loads(task.file.model_dump_json())
+    changed = sorted(_differences("", there, here))
+    if changed:
+        raise StoreConflict(f"{folder}: holds a run of another task ({'; '.join(changed)}); choose another folder")
+
+
+def _differences(prefix: str, there: Any, here: Any) -> Iterator[str]:
+    if isinstance(there, dict) and isinstance(here, dict):
+        for key in there.keys() | here.keys():
+            yield from _differences(f"{prefix}.{key}" if prefix else key, there.get(key), here.get(key))
+    elif there != here:
+        yield f"{prefix} is {there} there, {here} here"
+
+
+def _engine(path: Path, mode: str) -> sa.Engine:
+    """SQLite as it should be: WAL, written through at every commit, erased pages overwritten, writers begin immediately."""
+    engine = sa.create_engine(f"sqlite+pysqlite:///file:{path}?mode={mode}&uri=true", poolclass=sa.NullPool)
+
+    @sa.event.listens_for(engine, "connect")
+    def configure(connection: Any, record: object) -> None:
+        connection.isolation_level = None
+        if mode != "ro":
+            connection.execute("PRAGMA journal_mode = WAL")
+        for pragma in ("synchronous = FULL", "secure_delete = ON", "foreign_keys = ON", "busy_timeout = 10000"):
+            connection.execute(f"PRAGMA {pragma}")
+
+    @sa.event.listens_for(engine, "begin")
+    def begin(connection: sa.Connection) -> None:
+        connection.exec_driver_sql("BEGIN" if mode == "ro" else "BEGIN IMMEDIATE")
+
+    return engine
+
+
+def _write(path: Path, data: bytes) -> None:
+    """The file exists whole or not at all, and survives a loss of power."""
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    with temporary.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    with _directory(path.parent) as descriptor:
+        os.fsync(descriptor)
+
+
+@contextmanager
+def _directory(path: Path) -> Iterator[int]:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _locked(path: Path) -> IO[bytes]:
+    file = path.open("ab")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        file.close()
+        raise StoreBusy(f"{path.parent}: another server is using this folder") from error
+    return file
+
+
+def _is_locked(path: Path) -> bool:
+    try:
+        _locked(path).close()
+    except StoreBusy:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def _short(error: Exception) -> str:
+    return str(getattr(error, "orig", None) or error).splitlines()[0]

@@ -1,0 +1,229 @@
+"""Task: all that defines a run, and the TOML file it is read from; `dp_ftrl` and `dp_fedavg` are two ways to fill one in."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import tomllib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from fedrho.models.zoo import UnknownModel, lookup
+from fedrho.privacy.calibration import least_noise_multiplier
+from fedrho.privacy.mechanism import IndependentGaussian, Mechanism
+from fedrho.privacy.participation import Participation
+from fedrho.privacy.statement import round_up
+from fedrho.privacy.tree import BinaryTree
+from fedrho.privacy.vectors import MAX_GRID_BITS, Grid
+from fedrho.privacy.zcdp import Rho
+from fedrho.server.optimizers import ServerSgd
+
+
+class TaskFileError(ValueError):
+    """A task file that cannot be used: file, key and what is allowed, in one line."""
+
+
+class TaskError(ValueError):
+    """A value of a task that contradicts another: the key and what is allowed."""
+
+    def __init__(self, key: str, message: str) -> None:
+        super().__init__(f"{key}: {message}")
+
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1, le=1_000_000_000)]
+Momentum = Annotated[float, Field(ge=0, lt=1)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class RoundSection(Section):
+    goal: Count
+    min_reports: Count | None = None
+    overselect: Annotated[float, Field(ge=1, le=10)] = 1.3
+    deadline_seconds: Positive = 600.0
+    lease_seconds: Positive = 60.0
+    retry_seconds: Annotated[list[Positive], Field(min_length=2, max_length=2)] = [5.0, 15.0]
+
+
+class PrivacySection(Section):
+    clip_norm: Positive
+    rho: Positive
+    delta: Annotated[float, Field(gt=0, lt=1)]
+    noise_multiplier: Positive | None = None
+    grid_bits: Annotated[int, Field(ge=8, le=MAX_GRID_BITS)] = 20
+
+
+class ParticipationSection(Section):
+    max_times: Count
+    min_separation: Count = 1
+    min_period_seconds: NotNegative = 0.0
+    server_window: bool = False
+
+
+class LocalSection(Section):
+    epochs: Annotated[int, Field(ge=1, le=1000)] = 1
+    batch_size: Count = 16
+    learning_rate: Positive = 0.1
+    max_examples: Annotated[int, Field(ge=0, le=1_000_000_000)] = 0
+
+
+class ServerSection(Section):
+    learning_rate: Positive = 1.0
+    momentum: Momentum = 0.0
+
+
+class TaskFile(Section):
+    """The task file, key by key; `docs/task-file.md` says what each means."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
+    algorithm: str
+    model: str
+    steps: Annotated[int, Field(ge=1, le=100_000)]
+    population: Count
+    round: RoundSection
+    privacy: PrivacySection
+    participation: ParticipationSection
+    local: LocalSection = LocalSection()
+    server: ServerSection = ServerSection()
+
+
+@dataclass(frozen=True)
+class Task:
+    """A checked task: the file's values, and the objects made of them that price and keep its promises."""
+
+    file: TaskFile
+    mechanism: Mechanism[Any]
+    participation: Participation
+    optimizer: ServerSgd
+
+    @property
+    def budget(self) -> Rho:
+        return Rho(self.file.privacy.rho)
+
+    @property
+    def digest(self) -> bytes:
+        """SHA-256 of every value that defines the run."""
+        return hashlib.sha256(self.file.model_dump_json().encode()).digest()
+
+
+def dp_ftrl(file: TaskFile) -> Task:
+    """DP-FTRL: binary-tree noise; momentum SGD on its residuals."""
+    return _task(file, BinaryTree)
+
+
+def dp_fedavg(file: TaskFile) -> Task:
+    """DP-FedAvg: independent Gaussian noise at every step, no amplification claimed."""
+    return _task(file, IndependentGaussian)
+
+
+ALGORITHMS: dict[str, Callable[[TaskFile], Task]] = {"dp-ftrl": dp_ftrl, "dp-fedavg": dp_fedavg}
+
+
+def _task(file: TaskFile, kind: Callable[[Grid, float], Mechanism[Any]]) -> Task:
+    participation = Participation(file.participation.max_times, file.participation.min_separation)
+    grid = Grid(file.privacy.clip_norm, file.privacy.grid_bits)
+    sensitivity_squared = kind(grid, 1.0).sensitivity_squared(file.steps, participation)
+    least = least_noise_multiplier(sensitivity_squared, Rho(file.privacy.rho))
+    mechanism = kind(grid, file.privacy.noise_multiplier or least)
+    cost = mechanism.cost(file.steps, participation)
+    if cost > file.privacy.rho:
+        raise TaskError(
+            "privacy.noise_multiplier",
+            f"{file.steps} steps at {mechanism.noise_multiplier:g} cost rho = {round_up(cost)}, above the budget privacy.rho = "
+            f"{file.privacy.rho:g}; allowed: {round_up(least)} or more, or leave the key out",
+        )
+    return Task(file, mechanism, participation, ServerSgd(file.server.learning_rate, file.server.momentum))
+
+
+def build_task(file: TaskFile) -> Task:
+    """Raises TaskError where values contradict one another, UnknownModel."""
+    if file.algorithm not in ALGORITHMS:
+        raise TaskError("algorithm", f"unknown algorithm {file.algorithm!r}; allowed: {', '.join(sorted(ALGORITHMS))}")
+    try:
+        lookup(file.model)
+    except UnknownModel as error:
+        raise TaskError("model", str(error)) from error
+    _check_reachable(file)
+    return ALGORITHMS[file.algorithm](file)
+
+
+def _check_reachable(file: TaskFile) -> None:
+    """Refuses what a population of this size could never finish, or a delta that protects nobody."""
+    goal, population, limits = file.round.goal, file.population, file.participation
+    if goal > population:
+        raise TaskError("round.goal", f"{goal} is above population = {population}; allowed: 1 to {population}")
+    if (file.round.min_reports or 1) > goal:
+        raise TaskError("round.min_reports", f"{file.round.min_reports} is above round.goal = {goal}; allowed: 1 to {goal}")
+    if goal * min(limits.min_separation, file.steps) > population:
+        most = population // goal
+        raise TaskError(
+            "participation.min_separation",
+            f"{limits.min_separation} steps of {goal} different devices each need {goal * limits.min_separation} devices, "
+            f"population is {population}; allowed: 1 to {most}",
+        )
+    if file.steps * goal > population * limits.max_times:
+        least = -(-file.steps * goal // population)
+        raise TaskError(
+            "participation.max_times",
+            f"{population} devices at {limits.max_times} times each cannot give {file.steps} steps of {goal} reports; "
+            f"allowed: {least} or more",
+        )
+    if file.privacy.delta * population >= 1:
+        raise TaskError("privacy.delta", f"{file.privacy.delta:g} is not below 1/population; allowed: below {1 / population:.3g}")
+    low, high = file.round.retry_seconds
+    if low > high:
+        raise TaskError("round.retry_seconds", f"[{low:g}, {high:g}] is not a window; allowed: [least, most] with least <= most")
+
+
+def parse_task(text: str, source: str) -> Task:
+    """A task from TOML; raises TaskFileError, one line that names `source`, the key and what is allowed."""
+    try:
+        return build_task(TaskFile.model_validate(tomllib.loads(text)))
+    except tomllib.TOMLDecodeError as error:
+        raise TaskFileError(f"{source}: not valid TOML: {error}") from error
+    except ValidationError as error:
+        raise TaskFileError(f"{source}: {_explain(error)}") from error
+    except TaskError as error:
+        raise TaskFileError(f"{source}: {error}") from error
+
+
+def load_task(path: Path) -> Task:
+    """Raises TaskFileError, also when the file is missing or not text."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise TaskFileError(f"{path}: no such file; examples/digits.toml is one to start from") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise TaskFileError(f"{path}: cannot be read as text ({error})") from error
+    return parse_task(text, str(path))
+
+
+def _explain(error: ValidationError) -> str:
+    """The first of pydantic's findings in our words, and how many more there are."""
+    first, *more = error.errors()
+    key = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        message = _unknown_key(first["loc"])
+    elif first["type"] == "missing":
+        message = "missing; every task needs it"
+    else:
+        message = f"{first['msg'].lower()}, not {first['input']!r}"
+    return f"{key}: {message}" + (f" (and {len(more)} more)" if more else "")
+
+
+def _unknown_key(location: tuple[int | str, ...]) -> str:
+    section: Any = TaskFile
+    for part in location[:-1]:
+        section = section.model_fields[part].annotation
+    allowed = list(section.model_fields)
+    close = difflib.get_close_matches(str(location[-1]), allowed, n=1)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    return f"unknown key; {hint}allowed: {', '.join(allowed)}"
