@@ -69,9 +69,12 @@ async def run_devices(
                 await wire.close()
                 history.close()
 
-        async with asyncio.TaskGroup() as group:
-            for name, examples in devices.items():
-                group.create_task(run(name, examples))
+        try:
+            async with asyncio.TaskGroup() as group:
+                for name, examples in devices.items():
+                    group.create_task(run(name, examples))
+        except ExceptionGroup as failures:
+            raise failures.exceptions[0] from None
     return results
 
 

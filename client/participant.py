@@ -18,7 +18,7 @@ import numpy as np
 
 from fedrho.privacy.clipping import clip
 from fedrho.privacy.participation import Participation
-from fedrho.privacy.vectors import Clipped, FloatVector, Grid, Update
+from fedrho.privacy.vectors import Clipped, FloatVector, Grid, InvalidVector, Update
 from fedrho.protos.messages import (
     Abort,
     AbortReason,
@@ -30,6 +30,7 @@ from fedrho.protos.messages import (
     PopulationSpec,
     PrivacyTerms,
     Receipt,
+    Refusal,
     Reservation,
     RetryWindow,
     RoundPlan,
@@ -47,6 +48,9 @@ class WireLost(ConnectionError):
 
 class BadPlan(ValueError):
     """The server asks for something that its own population does not announce."""
+
+
+UNSETTLED = (SessionStatus.ASSIGNED, SessionStatus.RESERVED)
 
 
 class Wire(Protocol):
@@ -90,6 +94,7 @@ class Result(Enum):
     COUNTED = "counted"
     NOT_COUNTED = "not counted"
     LATER = "later"
+    TRAINING_FAILED = "training failed"
     FINISHED = "finished"
 
 
@@ -131,10 +136,13 @@ class Participant:
         try:
             check_plan(plan, spec)
             clipped = await self._train(plan)
-        except ValueError:
+        except InvalidVector:
             await self.wire.abort(Abort(assignment.session, AbortReason.TRAINING_FAILED))
+            return _ended(Result.TRAINING_FAILED, spec)
+        except ValueError:
+            await self.wire.abort(Abort(assignment.session, AbortReason.NOT_ALLOWED))
             raise
-        if not await self._reserve(assignment.session):
+        if await self._reserve(assignment.session) is not Go.GO:
             return _ended(Result.NOT_COUNTED, spec)
         if not self.history.record(plan.run, plan.step, spec.terms):
             await self.wire.abort(Abort(assignment.session, AbortReason.NOT_ALLOWED))
@@ -149,24 +157,25 @@ class Participant:
         weights = np.frombuffer(data, dtype="<f4").astype(np.float32)
         return clip(await self.train(plan, weights), Grid(plan.clip_norm, plan.grid_bits))
 
-    async def _reserve(self, session: bytes) -> bool:
+    async def _reserve(self, session: bytes) -> Go:
         while True:
             reservation = await self.wire.begin_upload(BeginUpload(session))
             if reservation.answer is not Go.WAIT:
-                return reservation.answer is Go.GO
+                return reservation.answer
             await self.pause(reservation.seconds)
 
     async def _deliver(self, upload: Upload, plan: RoundPlan) -> bool:
         """Uploads until the server's answer is final; the session, not the connection, is what counts once."""
-        while True:
+        go = Go.GO
+        while go is Go.GO:
             try:
-                return (await self.wire.upload(upload, plan)).status is SessionStatus.COUNTED
+                receipt = await self.wire.upload(upload, plan)
             except WireLost:
-                status = (await self.wire.status(StatusRequest(upload.session))).status
-            if status is SessionStatus.COUNTED:
-                return True
-            if status not in (SessionStatus.ASSIGNED, SessionStatus.RESERVED) or not await self._reserve(upload.session):
-                return False
+                receipt = Receipt((await self.wire.status(StatusRequest(upload.session))).status, Refusal.NO_RESERVATION)
+            if receipt.refusal is not Refusal.NO_RESERVATION or receipt.status not in UNSETTLED:
+                return receipt.status is SessionStatus.COUNTED
+            go = await self._reserve(upload.session)
+        return go is Go.ALREADY_COUNTED
 
 
 def _ended(result: Result, spec: PopulationSpec) -> Outcome:

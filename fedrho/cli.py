@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import os
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before anything imports TensorFlow or gRPC
-os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # before anything imports gRPC
 
 import asyncio
 import importlib.metadata
 import re
 import sys
-import time
 from collections.abc import Callable
 from enum import Enum
 from pathlib import Path
@@ -126,7 +124,7 @@ def serve(
             progress.note(f"connect devices with: fedrho join {address} --data digits")
             show(coordinator)
 
-        coordinator = asyncio.run(run_server(loaded, opened, host, port, time.time, Listener(listening, show)))
+        coordinator = asyncio.run(run_server(loaded, opened, host, port, Listener(listening, show)))
     if not coordinator.finished:
         raise Stopped(f"stopped at step {coordinator.progress.step} of {loaded.file.steps}; the same command continues")
     console.print_statement(coordinator.statement(), loaded.file.privacy.delta)
@@ -285,6 +283,7 @@ def _own_file(path: Path, spec: ModelSpec) -> ExampleStore:
 
 def main() -> None:
     """The entry point: expected errors are one line each, without a traceback."""
+    console.keep_stderr()
     processes.end_with_parent()
     code, text = _run()
     if text:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Mapping
 from types import TracebackType
@@ -14,6 +15,11 @@ from fedrho.privacy.statement import PrivacyStatement
 
 out = Console()
 err = Console(stderr=True)
+
+
+def keep_stderr() -> None:
+    """Gives `err` a descriptor of its own, because TensorFlow's import silences the usual one for a while."""
+    err.file = os.fdopen(os.dup(2), "w", buffering=1)
 
 
 def print_json(values: Mapping[str, object]) -> None:

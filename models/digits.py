@@ -15,14 +15,14 @@ CLASSES = 10
 
 def build_logistic() -> keras.Model:
     """Multinomial logistic regression from zero weights: 64 * 10 + 10 = 650 parameters, convex."""
-    import keras
+    from fedrho.models.backend import keras
 
     return keras.Sequential([keras.Input(INPUT_SHAPE), keras.layers.Dense(CLASSES, kernel_initializer="zeros", name="logits")])
 
 
 def build_mlp() -> keras.Model:
     """One hidden layer of 32 rectified units: 64 * 32 + 32 + 32 * 10 + 10 = 2,410 parameters."""
-    import keras
+    from fedrho.models.backend import keras
 
     return keras.Sequential(
         [

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import keras
 import numpy as np
-import tensorflow as tf
 from numpy.typing import NDArray
 
+from fedrho.models.backend import keras, tf
 from fedrho.models.base import ModelSpec
 
 FloatVector = NDArray[np.float32]

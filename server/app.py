@@ -7,6 +7,7 @@ import ipaddress
 import json
 import os
 import signal
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -41,14 +42,13 @@ class Listener:
     released: Callable[[Coordinator], None]
 
 
-async def serve(
-    task: Task, store: SqliteStore, host: str, port: int, clock: Callable[[], float], listener: Listener
-) -> Coordinator:
+async def serve(task: Task, store: SqliteStore, host: str, port: int, listener: Listener) -> Coordinator:
     """Runs until every step is released, or until SIGINT or SIGTERM; either way the store can be continued.
 
     Raises PortBusy, and what `open_run` raises. An error in a release stops the server: it never goes on from a state
     that it is not sure of.
     """
+    clock = steady_clock()
     server = grpc.aio.server(options=OPTIONS, maximum_concurrent_rpcs=4096)
     address = _bind(server, host, port)
     stop = _stop_on_signals()
@@ -56,7 +56,7 @@ async def serve(
         (store.folder / ADDRESS).write_text(json.dumps({"address": address, "pid": os.getpid()}))
         around = Surroundings(SystemNoise(), store, lambda: os.urandom(ID_BYTES))
         coordinator = open_run(task, around, lambda: initial_weights(task), clock())
-        service = DeviceService(coordinator, listener.released)
+        service = DeviceService(coordinator, clock, listener.released)
         server.add_generic_rpc_handlers((service.handlers(),))
         await server.start()
         listener.listening(address, coordinator)
@@ -67,6 +67,12 @@ async def serve(
         await server.stop(grace=1.0)
         (store.folder / ADDRESS).unlink(missing_ok=True)
     return coordinator
+
+
+def steady_clock() -> Callable[[], float]:
+    """Seconds since 1970 as they were at the start, and from then on unmoved by whoever sets the system's clock."""
+    started = time.time() - time.monotonic()
+    return lambda: started + time.monotonic()
 
 
 def read_address(folder: Path) -> tuple[str, int] | None:

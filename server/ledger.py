@@ -45,7 +45,7 @@ def statement(task: Task, latest: Charge) -> PrivacyStatement:
             f"apart (difference of step numbers), kept by {kept_by}",
             "a person with c devices is protected c**2 times weaker in rho",
             "the server is trusted: it sees clipped updates in memory, adds the noise and keeps its seeds secret",
-            "noise comes from the operating system's generator, expanded by ChaCha20 to float64 Gaussians and rounded to the grid",
+            "noise grows from seeds of the operating system through ChaCha20, as float64 Gaussians rounded to the grid",
             f"the divisor {task.file.round.goal} and the number of steps are public constants",
             "only the weights of released steps leave the server; the hyper-parameters were not tuned on these devices",
         ),

@@ -21,6 +21,8 @@ exceed the goal.
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -33,21 +35,21 @@ class Phase(Enum):
     ABANDONED = "abandoned"
 
 
-HOLDS_SEAT = {SessionStatus.ASSIGNED, SessionStatus.RESERVED, SessionStatus.COUNTED}
+HOLDS_SEAT = (SessionStatus.ASSIGNED, SessionStatus.RESERVED, SessionStatus.COUNTED)
 
 
 @dataclass
 class Session:
     """One device's part in one attempt. `tag` is the server's own pseudonym of the device, or empty."""
 
-    tag: bytes = b""
+    tag: bytes
     status: SessionStatus = SessionStatus.ASSIGNED
-    lease_until: float = 0.0
+    lease_until: float = math.inf
 
 
 @dataclass
 class Round:
-    """All times are the caller's, in seconds."""
+    """All times are the caller's, in seconds. The cost of a call, but for the end of a lease, does not grow with the sessions."""
 
     step: int
     attempt: int
@@ -60,17 +62,25 @@ class Round:
     phase: Phase = Phase.OPEN
     sessions: dict[bytes, Session] = field(default_factory=dict)
     requests: dict[bytes, bytes] = field(default_factory=dict)
+    _seated: dict[bytes, Session] = field(default_factory=dict)
+    _number: Counter[SessionStatus] = field(default_factory=Counter)
+    _earliest_lapse: float = math.inf
 
     def seats_left(self) -> int:
-        return self.seats - sum(session.status in HOLDS_SEAT for session in self.sessions.values())
+        return self.seats - sum(self._number[status] for status in HOLDS_SEAT)
 
     def seated(self, tag: bytes) -> bool:
         """Whether a device with this tag holds a seat already."""
-        return any(session.tag == tag and session.status in HOLDS_SEAT for session in self.sessions.values())
+        return tag in self._seated and self._seated[tag].status in HOLDS_SEAT
 
-    def admit(self, request_id: bytes, session: bytes, tag: bytes) -> None:
-        self.sessions[session] = Session(tag)
-        self.requests[request_id] = session
+    def admit(self, request_id: bytes, name: bytes, tag: bytes) -> None:
+        """Gives a seat to a new session called `name`."""
+        session = Session(tag)
+        self.sessions[name] = session
+        self.requests[request_id] = name
+        self._number[session.status] += 1
+        if tag:
+            self._seated[tag] = session
 
     def reserve(self, name: bytes, now: float) -> Reservation:
         """The answer to a session that wants to upload."""
@@ -81,8 +91,9 @@ class Round:
             return Reservation(Go.NOT_NEEDED)
         if session.status is SessionStatus.ASSIGNED and self._taken() >= self.goal:
             return Reservation(Go.WAIT, min(self.wait_seconds, self.deadline - now))
-        session.status = SessionStatus.RESERVED
+        self._move(session, SessionStatus.RESERVED)
         session.lease_until = min(now + self.lease_seconds, self.deadline)
+        self._earliest_lapse = min(self._earliest_lapse, session.lease_until)
         return Reservation(Go.GO, session.lease_until - now)
 
     def refusal(self, name: bytes) -> Refusal | None:
@@ -95,32 +106,43 @@ class Round:
         return None if session.status is SessionStatus.RESERVED else Refusal.NO_RESERVATION
 
     def count(self, name: bytes) -> None:
-        self.sessions[name].status = SessionStatus.COUNTED
+        self._move(self.sessions[name], SessionStatus.COUNTED)
         if self.counted() == self.goal:
             self.phase = Phase.CLOSED
 
     def refuse(self, name: bytes) -> None:
-        self.sessions[name].status = SessionStatus.REFUSED
+        self._move(self.sessions[name], SessionStatus.REFUSED)
 
     def abort(self, name: bytes) -> None:
         session = self.sessions.get(name)
         if session is not None and session.status in (SessionStatus.ASSIGNED, SessionStatus.RESERVED):
-            session.status = SessionStatus.EXPIRED
+            self._move(session, SessionStatus.EXPIRED)
 
     def lapse(self, now: float) -> None:
         """Ends leases, and the attempt at its deadline."""
-        for session in self.sessions.values():
-            if session.status is SessionStatus.RESERVED and now >= session.lease_until:
-                session.status = SessionStatus.ASSIGNED
+        if now >= self._earliest_lapse:
+            self._end_leases(now)
         if self.phase is Phase.OPEN and now >= self.deadline:
             self.phase = Phase.CLOSED if self.counted() >= self.min_reports else Phase.ABANDONED
 
     def counted(self) -> int:
-        return sum(session.status is SessionStatus.COUNTED for session in self.sessions.values())
+        return self._number[SessionStatus.COUNTED]
 
     def counted_tags(self) -> tuple[bytes, ...]:
         return tuple(s.tag for s in self.sessions.values() if s.tag and s.status is SessionStatus.COUNTED)
 
     def _taken(self) -> int:
-        taken = (SessionStatus.RESERVED, SessionStatus.COUNTED)
-        return sum(session.status in taken for session in self.sessions.values())
+        return self._number[SessionStatus.RESERVED] + self.counted()
+
+    def _end_leases(self, now: float) -> None:
+        reserved = [session for session in self.sessions.values() if session.status is SessionStatus.RESERVED]
+        for session in reserved:
+            if now >= session.lease_until:
+                self._move(session, SessionStatus.ASSIGNED)
+        running = (session.lease_until for session in reserved if session.status is SessionStatus.RESERVED)
+        self._earliest_lapse = min(running, default=math.inf)
+
+    def _move(self, session: Session, status: SessionStatus) -> None:
+        self._number[session.status] -= 1
+        self._number[status] += 1
+        session.status = status

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Final
@@ -60,8 +59,9 @@ class BrokenFraming(Exception):
 class DeviceService:
     """The device service. Owns the only references to the coordinator while it runs."""
 
-    def __init__(self, coordinator: Coordinator, on_release: Callable[[Coordinator], None]) -> None:
+    def __init__(self, coordinator: Coordinator, clock: Callable[[], float], on_release: Callable[[Coordinator], None]) -> None:
         self._coordinator = coordinator
+        self._clock = clock
         self._on_release = on_release
         self._uploading: set[bytes] = set()
 
@@ -82,11 +82,11 @@ class DeviceService:
     async def run_rounds(self) -> None:
         """Lets time pass, and releases every full round, until the run has ended; an error here must stop the server."""
         while not self._coordinator.finished:
-            self._coordinator.tick(time.time())
+            self._coordinator.tick(self._clock())
             if self._coordinator.release_due:
                 attempt = self._coordinator.take_full_round()
-                progress = await asyncio.to_thread(self._coordinator.through_gate, attempt, time.time())
-                self._coordinator.install(progress, time.time())
+                progress = await asyncio.to_thread(self._coordinator.through_gate, attempt, self._clock())
+                self._coordinator.install(progress, self._clock())
                 self._on_release(self._coordinator)
             await asyncio.sleep(TICK_SECONDS)
 
@@ -95,16 +95,16 @@ class DeviceService:
         return codec.encode(self._coordinator.population())
 
     async def _check_in(self, request: bytes, context: Any) -> bytes:
-        return codec.encode_answer(self._coordinator.check_in(codec.decode(CheckIn, request), time.time()))
+        return codec.encode_answer(self._coordinator.check_in(codec.decode(CheckIn, request), self._clock()))
 
     async def _begin_upload(self, request: bytes, context: Any) -> bytes:
-        return codec.encode(self._coordinator.begin_upload(codec.decode(BeginUpload, request), time.time()))
+        return codec.encode(self._coordinator.begin_upload(codec.decode(BeginUpload, request), self._clock()))
 
     async def _upload_status(self, request: bytes, context: Any) -> bytes:
-        return codec.encode(self._coordinator.upload_status(codec.decode(StatusRequest, request), time.time()))
+        return codec.encode(self._coordinator.upload_status(codec.decode(StatusRequest, request), self._clock()))
 
     async def _abort(self, request: bytes, context: Any) -> bytes:
-        self._coordinator.abort(codec.decode(Abort, request), time.time())
+        self._coordinator.abort(codec.decode(Abort, request), self._clock())
         return codec.encode(Aborted())
 
     async def _artifact(self, request: bytes, context: Any) -> AsyncIterator[bytes]:
@@ -127,7 +127,7 @@ class DeviceService:
 
     async def _receive(self, header: UploadHeader, requests: AsyncIterator[bytes]) -> Receipt:
         """Reads nothing that cannot be counted; one open stream a session."""
-        settled = self._coordinator.may_upload(header.session, time.time())
+        settled = self._coordinator.may_upload(header.session, self._clock())
         if settled is not None:
             return settled
         if header.session in self._uploading:
@@ -140,7 +140,7 @@ class DeviceService:
         finally:
             self._uploading.discard(header.session)
         vector = codec.decode_vector(payload, self._encoding())
-        return self._coordinator.upload(Upload(header.session, vector), time.time())
+        return self._coordinator.upload(Upload(header.session, vector), self._clock())
 
     async def _payload(self, header: UploadHeader, requests: AsyncIterator[bytes]) -> bytearray:
         """The encoded vector: exactly the length that the plan implies, in chunks of exactly the announced size."""
