@@ -13,7 +13,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -102,21 +102,19 @@ class SqliteStore:
     def __init__(self, folder: Path) -> None:
         """Raises StoreBusy when another server holds the folder, StoreConflict when it is not a store."""
         self.folder = folder
-        try:
+        with ExitStack() as held, _as_conflict(folder):
             (folder / "blobs").mkdir(parents=True, exist_ok=True, mode=0o700)
             folder.chmod(0o700)
-            self._lock = _locked(folder / "lock")
+            held.enter_context(_locked(folder / "lock"))
             self._engine = _engine(folder / DATABASE, "rwc")
             self._prepare()
-        except (OSError, sa.exc.DatabaseError) as error:
-            raise StoreConflict(f"{folder}: not a usable store ({_short(error)})") from error
+            self._held = held.pop_all()
 
     def __enter__(self) -> SqliteStore:
         return self
 
     def __exit__(self, *details: object) -> None:
-        self._engine.dispose()
-        self._lock.close()
+        self._held.close()
 
     def create(self, task: Task, run: bytes, tag_key: bytes, start: Commit) -> None:
         weights, velocity = self._blobs(start)
@@ -163,7 +161,8 @@ class SqliteStore:
             if latest != step - 1:
                 raise StoreConflict(f"{self.folder}: step {step} does not follow the latest release, {latest}")
             connection.execute(sa.insert(releases).values(_release_row(commit, weights, velocity)))
-            connection.execute(sa.insert(noise_nodes), [_node_row(node, step, commit.live) for node in commit.drawn])
+            if commit.drawn:
+                connection.execute(sa.insert(noise_nodes), [_node_row(node, step, commit.live) for node in commit.drawn])
             _erase_seeds(connection, commit.live)
             if commit.tags:
                 connection.execute(sa.insert(participations), [{"tag": tag, "step": step} for tag in commit.tags])
@@ -234,15 +233,9 @@ def read_status(folder: Path) -> RunStatus | None:
     """The run in `folder`, or None when there is none; takes no lock, changes nothing."""
     if not (folder / DATABASE).exists():
         return None
-    engine = _engine(folder / DATABASE, "ro")
-    try:
-        with engine.connect() as connection:
-            run = connection.execute(sa.select(runs)).first()
-            latest = connection.execute(sa.select(releases).order_by(releases.c.step.desc())).first()
-    except sa.exc.DatabaseError as error:
-        raise StoreConflict(f"{folder}: not a usable store ({_short(error)})") from error
-    finally:
-        engine.dispose()
+    with _as_conflict(folder), _engine(folder / DATABASE, "ro").connect() as connection:
+        run = connection.execute(sa.select(runs)).first()
+        latest = connection.execute(sa.select(releases).order_by(releases.c.step.desc())).first()
     if run is None or latest is None:
         return None
     return RunStatus(
@@ -367,5 +360,10 @@ def _is_locked(path: Path) -> bool:
     return False
 
 
-def _short(error: Exception) -> str:
-    return str(getattr(error, "orig", None) or error).splitlines()[0]
+@contextmanager
+def _as_conflict(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, sa.exc.DatabaseError) as error:
+        reason = str(getattr(error, "orig", None) or error).splitlines()[0]
+        raise StoreConflict(f"{folder}: not a usable store ({reason})") from error

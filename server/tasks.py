@@ -208,12 +208,14 @@ def load_task(path: Path) -> Task:
 
 def _explain(error: ValidationError) -> str:
     """The first of pydantic's findings in our words, and how many more there are."""
-    first, *more = error.errors()
+    first, *more = sorted(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
     key = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
         message = _unknown_key(first["loc"])
     elif first["type"] == "missing":
         message = "missing; every task needs it"
+    elif first["type"] in ("model_type", "dict_type"):
+        message = f"must be a section, [{key}], not {first['input']!r}"
     else:
         message = f"{first['msg'].lower()}, not {first['input']!r}"
     return f"{key}: {message}" + (f" (and {len(more)} more)" if more else "")
