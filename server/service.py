@@ -120,7 +120,10 @@ class DeviceService:
             yield codec.encode(ArtifactChunk(data[start : start + CHUNK_BYTES]))
 
     async def _upload(self, requests: AsyncIterator[bytes], context: Any) -> bytes:
-        header = codec.decode_part(await _next(requests))
+        try:
+            header = await _next_part(requests)
+        except BrokenFraming as error:
+            return codec.encode(Receipt(SessionStatus.LOST, error.refusal))
         if not isinstance(header, UploadHeader):
             return codec.encode(Receipt(SessionStatus.LOST, Refusal.WRONG_FRAMING))
         return codec.encode(await self._receive(header, requests))
@@ -149,11 +152,11 @@ class DeviceService:
             raise BrokenFraming(Refusal.WRONG_LENGTH)
         payload = bytearray()
         while len(payload) < expected:
-            chunk = codec.decode_part(await _next(requests))
+            chunk = await _next_part(requests)
             if not isinstance(chunk, bytes) or len(chunk) != min(CHUNK_BYTES, expected - len(payload)):
                 raise BrokenFraming(Refusal.WRONG_FRAMING)
             payload += chunk
-        trailer = codec.decode_part(await _next(requests))
+        trailer = await _next_part(requests)
         if not isinstance(trailer, UploadTrailer):
             raise BrokenFraming(Refusal.WRONG_FRAMING)
         if trailer.crc32 != zlib.crc32(payload):
@@ -164,11 +167,11 @@ class DeviceService:
         return Encoding.for_grid(self._coordinator.task.mechanism.grid.bits)
 
 
-async def _next(requests: AsyncIterator[bytes]) -> bytes:
+async def _next_part(requests: AsyncIterator[bytes]) -> bytes | UploadHeader | UploadTrailer:
     try:
         async with asyncio.timeout(READ_SECONDS):
-            return await anext(requests)
-    except StopAsyncIteration:
+            return codec.decode_part(await anext(requests))
+    except (StopAsyncIteration, codec.MalformedMessage):
         raise BrokenFraming(Refusal.WRONG_FRAMING) from None
 
 
@@ -178,7 +181,7 @@ def _guarded(handle: Callable[[Any, Any], Awaitable[bytes]]) -> Callable[[Any, A
     async def guarded(request: Any, context: Any) -> bytes:
         try:
             return await handle(request, context)
-        except (codec.MalformedMessage, BrokenFraming):
+        except codec.MalformedMessage:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "malformed message")
         except TimeoutError:
             await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "the stream stood still")
