@@ -13,10 +13,11 @@ from pathlib import Path
 from fedrho.client.examples import ExampleStore
 from fedrho.client.history import DeviceHistory
 from fedrho.client.participant import Outcome, Participant, Result, WireLost
-from fedrho.client.trainer import LocalTrainer
 from fedrho.client.transport import GrpcWire
 from fedrho.privacy.vectors import FloatVector, Update
 from fedrho.protos.messages import ID_BYTES, PopulationSpec, RoundPlan
+
+SHORTEST_PAUSE = 0.05
 
 Watch = Callable[[str, Outcome], None]
 
@@ -50,6 +51,8 @@ async def run_devices(
     Each device has its own connection and its own history file `histories/NAME.sqlite`; training takes turns on one thread.
     Raises ServerUnreachable when the server stays away for `patience` seconds.
     """
+    from fedrho.client.trainer import LocalTrainer  # TensorFlow, which nobody needs to hear that no server is there
+
     trainer, results = LocalTrainer(), Counter[Result]()
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="train") as pool:
 
@@ -101,4 +104,5 @@ def _pause(outcome: Outcome) -> float:
 
 
 def _draw(least: float, most: float) -> float:
-    return secrets.SystemRandom().uniform(least, most)
+    """Uniform in the window, and never so soon that a mistaken server would be flooded."""
+    return max(SHORTEST_PAUSE, secrets.SystemRandom().uniform(least, most))

@@ -50,6 +50,7 @@ class BadPlan(ValueError):
     """The server asks for something that its own population does not announce."""
 
 
+SHORTEST_WAIT = 0.05
 UNSETTLED = (SessionStatus.ASSIGNED, SessionStatus.RESERVED)
 
 
@@ -162,7 +163,7 @@ class Participant:
             reservation = await self.wire.begin_upload(BeginUpload(session))
             if reservation.answer is not Go.WAIT:
                 return reservation.answer
-            await self.pause(reservation.seconds)
+            await self.pause(max(SHORTEST_WAIT, reservation.seconds))
 
     async def _deliver(self, upload: Upload, plan: RoundPlan) -> bool:
         """Uploads until the server's answer is final; the session, not the connection, is what counts once."""

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedrho.client.examples import ExampleStore
+from fedrho.client.participant import BadPlan
 from fedrho.models.flat import FlatModel
 from fedrho.models.zoo import lookup
 from fedrho.privacy.vectors import Update
@@ -21,9 +22,13 @@ class LocalTrainer:
     def train(self, plan: RoundPlan, weights: NDArray[np.float32], examples: ExampleStore) -> Update:
         """Local SGD from `weights`, float32 of shape (plan.size,); the update is what it changed.
 
-        Raises UnknownModel, ValueError when the model has another size, InvalidVector when training diverged.
+        Raises UnknownModel, BadPlan when the model has another size, InvalidVector when training diverged.
         """
         model = self._model(plan.model)
+        if model.size != plan.size:
+            raise BadPlan(
+                f"model {plan.model!r} has {model.size} weights here, {plan.size} in the plan; different versions of fedrho?"
+            )
         model.assign(weights)
         for batch in examples.batches(plan):
             model.sgd_step(batch.features, batch.labels, plan.learning_rate)

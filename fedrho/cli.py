@@ -107,24 +107,24 @@ def serve(
     from fedrho.server.app import Listener, check_exposure
     from fedrho.server.app import serve as run_server
     from fedrho.server.coordinator import Coordinator
-    from fedrho.server.store import SqliteStore
     from fedrho.server.tasks import load_task
 
     loaded = load_task(task)
     check_exposure(host, insecure)
-    with SqliteStore(store.resolve()) as opened, console.StepProgress(loaded.file.steps) as progress:
+    folder = store.resolve()
+    with console.StepProgress(loaded.file.steps) as progress:
 
         def show(coordinator: Coordinator) -> None:
             spent, budget = coordinator.progress.charge.rho, loaded.budget
             progress.show(coordinator.progress.step, f"rho {round_up(spent, 3)} of {budget:g}")
 
         def listening(address: str, coordinator: Coordinator) -> None:
-            recent.remember(opened.folder)
-            progress.note(f"listening on {address}, process {os.getpid()}, state in {opened.folder}")
+            recent.remember(folder)
+            progress.note(f"listening on {address}, process {os.getpid()}, state in {folder}")
             progress.note(f"connect devices with: fedrho join {address} --data digits")
             show(coordinator)
 
-        coordinator = asyncio.run(run_server(loaded, opened, host, port, Listener(listening, show)))
+        coordinator = asyncio.run(run_server(loaded, folder, host, port, Listener(listening, show)))
     if not coordinator.finished:
         raise Stopped(f"stopped at step {coordinator.progress.step} of {loaded.file.steps}; the same command continues")
     console.print_statement(coordinator.statement(), loaded.file.privacy.delta)
@@ -157,8 +157,7 @@ def join(
     from fedrho.client.participant import Outcome
     from fedrho.models.zoo import lookup
 
-    if not re.fullmatch(r"(\[[0-9a-fA-F:]+\]|[^:\s/]+):\d{1,5}", address):
-        raise BadInput(f"{address!r} is not HOST:PORT, for example 127.0.0.1:7070")
+    _check_address(address)
     source = _source(data, devices, of, alpha, seed)
     spec = asyncio.run(read_population(address, wait))
     examples = source(lookup(spec.model))
@@ -240,6 +239,12 @@ def _status(folder: Path) -> dict[str, Any]:
     }
 
 
+def _check_address(address: str) -> None:
+    match = re.fullmatch(r"(?:\[[0-9a-fA-F:]+\]|[^:\s/]+):(\d{1,5})", address)
+    if not match or not 0 < int(match[1]) < 65536:
+        raise BadInput(f"{address!r} is not HOST:PORT, for example 127.0.0.1:7070")
+
+
 def _source(data: str, devices: str | None, of: int, alpha: float, seed: int) -> Callable[[ModelSpec], dict[str, ExampleStore]]:
     """How to get every device's examples once the model is known; what can be refused before is refused here."""
     if data == "digits":
@@ -311,6 +316,8 @@ def _exit_code(error: Exception) -> int | None:
     from fedrho.client.app import ServerUnreachable
     from fedrho.client.files import DataFileError
     from fedrho.client.history import HistoryError
+    from fedrho.client.participant import BadPlan
+    from fedrho.client.transport import ServerRefused
     from fedrho.demo import DemoFailed
     from fedrho.models.base import UnknownModel
     from fedrho.server.app import ExposedAddress, PortBusy
@@ -332,4 +339,4 @@ def _exit_code(error: Exception) -> int | None:
     )
     if isinstance(error, mendable):
         return 2
-    return 1 if isinstance(error, DemoFailed | NoiseMismatch | BudgetExhausted) else None
+    return 1 if isinstance(error, DemoFailed | NoiseMismatch | BudgetExhausted | BadPlan | ServerRefused) else None

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from fedrho.privacy.statement import PrivacyStatement
 
@@ -46,8 +46,7 @@ class StepProgress:
         columns = (
             TextColumn("step"),
             MofNCompleteColumn(),
-            BarColumn(bar_width=24),
-            TimeElapsedColumn(),
+            BarColumn(bar_width=6),
             TextColumn("ETA"),
             TimeRemainingColumn(),
             TextColumn("{task.description}"),
@@ -65,7 +64,7 @@ class StepProgress:
     def show(self, step: int, figures: str) -> None:
         self._bar.update(self._task, completed=step, description=figures)
         if not err.is_terminal and step != self._shown:
-            err.print(f"step {step}/{self._steps}  {figures}", highlight=False, soft_wrap=True)
+            err.print(f"step {step}/{self._steps} {figures}", highlight=False, soft_wrap=True)
         self._shown = step
 
     def note(self, text: str) -> None:

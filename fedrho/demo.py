@@ -6,7 +6,6 @@ import importlib.resources
 import json
 import shlex
 import signal
-import subprocess
 import tempfile
 import threading
 import time
@@ -134,9 +133,8 @@ class Demo:
     options: DemoOptions
     folder: Path
     data: FederatedData
-    _server: subprocess.Popen[bytes] | None = None
-    _clients: list[subprocess.Popen[bytes]] = field(default_factory=list)
-    _port: int = 0
+    _server: Child | None = None
+    _clients: list[Child] = field(default_factory=list)
     _restarts: int = 0
     _evaluator: Evaluator = field(init=False)
 
@@ -153,13 +151,11 @@ class Demo:
         try:
             status = read_status(self.store)
             if status is None or status.step < self.task.file.steps:
-                self._start_server()
-                address = self._address()
-                self._port = int(address.rpartition(":")[2])
+                address = self._start_server()
                 self._start_clients(address)
             yield
         finally:
-            processes.stop([child for child in (self._server, *self._clients) if child])
+            processes.stop([child.process for child in (self._server, *self._clients) if child])
 
     def watch(self) -> RunStatus:
         """Shows progress until the last step is released, and returns how the run stands then."""
@@ -172,7 +168,7 @@ class Demo:
                     progress.show(status.step, self._figures(status))
                 if status is not None and status.step >= steps:
                     return status
-                self._mend(progress.note)
+                self._mend(max(seen, 0), progress.note)
                 if time.monotonic() - changed > STALLED_SECONDS:
                     raise DemoFailed(f"no step for {STALLED_SECONDS:g} s; see the logs in {self.folder}")
                 time.sleep(POLL_SECONDS)
@@ -182,63 +178,73 @@ class Demo:
 
     def _figures(self, status: RunStatus) -> str:
         reports = status.step * self.task.file.round.goal
-        figures = f"reports {reports}  rho {round_up(status.rho, 3)}"
+        figures = f"reports {reports} rho {round_up(status.rho, 3)}"
         if self._evaluator.ready:
             try:
-                return f"{figures}  accuracy {self.accuracy(status):.3f} (simulation)"
+                return f"{figures} accuracy {self.accuracy(status):.3f} (simulation)"
             except StoreConflict:  # a newer release has replaced these weights meanwhile
                 pass
         return figures
 
-    def _start_server(self) -> None:
+    def _start_server(self) -> str:
+        """Returns where it listens; a restart goes to the same port."""
         self.store.mkdir(parents=True, exist_ok=True)
-        arguments = ["serve", str(self.folder / "task.toml"), "--store", str(self.store), "--port", str(self._port)]
-        self._server = processes.start(arguments, self.folder / "server.log")
+        arguments = ["serve", str(self.folder / "task.toml"), "--store", str(self.store), "--port"]
+        self._server = Child([*arguments, "0"], self.folder / "server.log")
+        address = self._address(self._server)
+        self._server.arguments = [*arguments, address.rpartition(":")[2]]
+        return address
 
     def _start_clients(self, address: str) -> None:
         count, devices = self.options.processes, self.options.devices
         edges = [devices * part // count for part in range(count + 1)]
         for part in range(count):
-            if edges[part] == edges[part + 1]:
-                continue
             arguments = ["join", address, "--data", "digits", "--devices", f"{edges[part]}-{edges[part + 1] - 1}"]
             arguments += ["--of", str(devices), "--alpha", str(self.options.alpha), "--seed", str(self.options.seed)]
             arguments += ["--history", str(self.folder / "devices"), "--wait", str(START_SECONDS)]
-            self._clients.append(processes.start(arguments, self.folder / f"client-{part}.log"))
+            self._clients.append(Child(arguments, self.folder / f"client-{part}.log"))
 
-    def _address(self) -> str:
+    def _address(self, server: Child) -> str:
         """Where the server listens, once it does."""
-        server, deadline = self._server, time.monotonic() + START_SECONDS
-        assert server is not None
+        deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline:
             known = read_address(self.store)
-            if known is not None and known[1] == server.pid:
+            if known is not None and known[1] == server.process.pid:
                 return known[0]
-            if server.poll() is not None:
-                raise DemoFailed(f"the server did not start: {_last_line(self.folder / 'server.log')}")
+            if server.process.poll() is not None:
+                raise DemoFailed(f"the server did not start: {server.last_line()}")
             time.sleep(POLL_SECONDS)
-        raise DemoFailed(f"the server did not start within {START_SECONDS:g} s; see {self.folder / 'server.log'}")
+        raise DemoFailed(f"the server did not start within {START_SECONDS:g} s; see {server.log}")
 
-    def _mend(self, note: Callable[[str], None]) -> None:
-        """A killed server is started again on the same store and port; a run without clients cannot go on."""
-        if self._server is not None and self._server.poll() is not None:
-            self._restart_server(note)
-        if self._clients and all(client.poll() is not None for client in self._clients):
-            status = read_status(self.store)
-            if status is None or status.step < self.task.file.steps:
-                raise DemoFailed(f"all client processes ended: {_last_line(self.folder / 'client-0.log')}")
+    def _mend(self, step: int, note: Callable[[str], None]) -> None:
+        """What was killed is started again: the server on its store, devices on their histories. What failed is not."""
+        for name, child in (("server", self._server), *(("client", client) for client in self._clients)):
+            if child is None or child.process.poll() is None:
+                continue
+            if child.process.returncode > 0 or self._restarts >= MOST_RESTARTS:
+                raise DemoFailed(f"the {name} process stopped at step {step}: {child.last_line()}")
+            if child.process.returncode < 0:
+                self._restarts += 1
+                note(f"a {name} process was killed; starting it again, where step {step} is the latest")
+                child.restart()
+        if self._clients and all(client.process.poll() == 0 for client in self._clients):
+            raise DemoFailed(f"every device has given all it may at step {step}, after a crash or two; raise max_times")
 
-    def _restart_server(self, note: Callable[[str], None]) -> None:
-        status = read_status(self.store)
-        step = status.step if status else 0
-        if step >= self.task.file.steps:
-            return
-        assert self._server is not None
-        if self._server.returncode > 0 or self._restarts >= MOST_RESTARTS:
-            raise DemoFailed(f"the server stopped at step {step}: {_last_line(self.folder / 'server.log')}")
-        self._restarts += 1
-        note(f"the server was killed; starting it again on the same store, where step {step} is the latest")
-        self._start_server()
+
+class Child:
+    """A process of the demo, with what it takes to start it again."""
+
+    def __init__(self, arguments: list[str], log: Path) -> None:
+        self.arguments = arguments
+        self.log = log
+        self.process = processes.start(arguments, log)
+
+    def restart(self) -> None:
+        self.process = processes.start(self.arguments, self.log)
+
+    def last_line(self) -> str:
+        lines = self.log.read_text(errors="replace").strip().splitlines()
+        return lines[-1] if lines else f"no output in {self.log}"
 
 
 class Evaluator:
@@ -306,7 +312,10 @@ def result_processes(result: DemoResult) -> str:
 def _folder(options: DemoOptions) -> Path:
     """The demo's folder with its task file; a folder of another demo is refused."""
     folder = options.store.resolve() if options.store else Path(tempfile.mkdtemp(prefix="fedrho-demo-"))
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreConflict(f"{folder}: cannot be used as a folder ({error.strerror})") from error
     task_file, text = folder / "task.toml", demo_task(options)
     if task_file.exists() and tomllib.loads(task_file.read_text(encoding="utf-8")) != tomllib.loads(text):
         raise StoreConflict(f"{folder}: holds a demo with other options; choose another --store, or repeat them")
@@ -329,12 +338,11 @@ def _interrupted_by_sigterm() -> Iterator[None]:
 
 
 def _toml(values: dict[str, Any]) -> str:
-    """A task's values as TOML: JSON's scalars and lists are TOML's."""
-    plain = [f"{key} = {json.dumps(value)}" for key, value in values.items() if not isinstance(value, dict)]
+    """A task's values as TOML: JSON's strings, integers and lists are TOML's, and Python's floats."""
+    plain = [
+        f"{key} = {value!r}" if isinstance(value, float) else f"{key} = {json.dumps(value)}"
+        for key, value in values.items()
+        if not isinstance(value, dict)
+    ]
     sections = [f"\n[{key}]\n{_toml(value)}" for key, value in values.items() if isinstance(value, dict)]
     return "\n".join([*plain, *sections])
-
-
-def _last_line(log: Path) -> str:
-    lines = log.read_text(errors="replace").strip().splitlines() if log.exists() else []
-    return lines[-1] if lines else f"no output in {log}"

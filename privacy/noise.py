@@ -19,6 +19,8 @@ from randomgen import ChaCha
 from fedrho.privacy.vectors import IntVector
 
 SEED_BYTES = 32
+LARGEST_STDDEV = 2.0**58
+"""In grid units: 16 standard deviations still fit into int64, and float64 normals end before 16."""
 
 
 class NoiseMismatch(RuntimeError):
@@ -68,6 +70,8 @@ class ReplayedNoise:
 
 def expand(name: str, seed: bytes, size: int, stddev: float) -> tuple[IntVector, NoiseNode]:
     """The noise that grows from `seed`: N(0, stddev**2) in float64, rounded to integers (post-processing of the Gaussian)."""
+    if not 0 <= stddev <= LARGEST_STDDEV:
+        raise ValueError(f"the stddev of noise must lie between 0 and {LARGEST_STDDEV:g} grid units, not {stddev}")
     if len(seed) != SEED_BYTES:
         raise ValueError(f"a noise seed has {SEED_BYTES} bytes, not {len(seed)}")
     generator = np.random.Generator(ChaCha(key=int.from_bytes(seed, "little"), counter=0, rounds=20))

@@ -53,7 +53,7 @@ class PrivacyStatement:
             ("unit", f"one {self.unit.value}"),
             ("neighbours", f"{self.neighbours.value}: {self.neighbours.meaning}"),
             ("rho", f"{round_up(self.rho)} (zCDP)"),
-            ("epsilon", f"{round_up(self.epsilon(delta))} at delta = {delta:g}"),
+            ("epsilon", f"{round_up(self.epsilon(delta))} at delta = {delta!r}"),
         ]
 
 

@@ -31,6 +31,8 @@ def tree_sensitivity_squared(steps: int, participation: Participation) -> int:
         return 0
     separation = min(participation.min_separation, steps)
     times = participation.most_times(steps)
+    if times == 1:
+        return steps.bit_length()
     best = np.full((times + 1, separation), IMPOSSIBLE, dtype=np.int64)
     best[0, 0] = 0
     for height in reversed(range(steps.bit_length())):

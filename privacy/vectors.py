@@ -7,7 +7,6 @@ One way, one type a station. An `Update` is what a device computed; a `Clipped` 
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Final
 
@@ -20,6 +19,10 @@ IntVector = NDArray[np.int64]
 
 MAX_GRID_BITS: Final = 24
 """With at most 24 bits every clipped square sum is below 2**53, so a float64 dot product decides the norm exactly."""
+
+
+SMALLEST_CLIP_NORM: Final = 1e-40
+LARGEST_CLIP_NORM: Final = 1e40
 
 
 class InvalidVector(ValueError):
@@ -37,8 +40,8 @@ class Grid:
     bits: int = 20
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.clip_norm) and self.clip_norm > 0):
-            raise ValueError(f"clip_norm must be a finite number above 0, not {self.clip_norm}")
+        if not SMALLEST_CLIP_NORM <= self.clip_norm <= LARGEST_CLIP_NORM:
+            raise ValueError(f"clip_norm must lie between {SMALLEST_CLIP_NORM:g} and {LARGEST_CLIP_NORM:g}, not {self.clip_norm}")
         if not 1 <= self.bits <= MAX_GRID_BITS:
             raise ValueError(f"grid bits must be between 1 and {MAX_GRID_BITS}, not {self.bits}")
 

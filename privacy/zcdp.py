@@ -19,11 +19,12 @@ Rho = NewType("Rho", float)
 
 def gaussian_rho(sensitivity_squared: float, noise_multiplier: float) -> Rho:
     """The rho of Gaussian noise with standard deviation `noise_multiplier` per unit of clip norm."""
-    if not (math.isfinite(noise_multiplier) and noise_multiplier > 0):
+    square = noise_multiplier * noise_multiplier
+    if not (math.isfinite(square) and square > 0 and noise_multiplier > 0):
         raise ValueError(f"noise_multiplier must be a finite number above 0, not {noise_multiplier}")
     if not (math.isfinite(sensitivity_squared) and sensitivity_squared >= 0):
         raise ValueError(f"sensitivity_squared must be finite and not negative, not {sensitivity_squared}")
-    return Rho(sensitivity_squared / (2.0 * noise_multiplier**2))
+    return Rho(sensitivity_squared / (2.0 * square))
 
 
 def epsilon(rho: Rho, delta: float) -> float:

@@ -8,8 +8,8 @@ import json
 import os
 import signal
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,39 +34,60 @@ class ExposedAddress(ValueError):
     """An address other machines can reach, without encryption."""
 
 
+Report = Callable[[Coordinator], None]
+
+
 @dataclass(frozen=True)
 class Listener:
     """What the process tells its surroundings as it goes."""
 
     listening: Callable[[str, Coordinator], None]
-    released: Callable[[Coordinator], None]
+    released: Report
 
 
-async def serve(task: Task, store: SqliteStore, host: str, port: int, listener: Listener) -> Coordinator:
-    """Runs until every step is released, or until SIGINT or SIGTERM; either way the store can be continued.
+async def serve(task: Task, folder: Path, host: str, port: int, listener: Listener) -> Coordinator:
+    """Runs until every step is released, or until SIGINT or SIGTERM; either way the folder can be continued.
 
-    Raises PortBusy, and what `open_run` raises. An error in a release stops the server: it never goes on from a state
-    that it is not sure of.
+    Raises PortBusy before anything is written, and what `SqliteStore` and `open_run` raise. An error in a release stops
+    the server: it never goes on from a state that it is not sure of.
     """
-    clock = steady_clock()
     server = grpc.aio.server(options=OPTIONS, maximum_concurrent_rpcs=4096)
     address = _bind(server, host, port)
     stop = _stop_on_signals()
     try:
-        (store.folder / ADDRESS).write_text(json.dumps({"address": address, "pid": os.getpid()}))
-        around = Surroundings(SystemNoise(), store, lambda: os.urandom(ID_BYTES))
-        coordinator = open_run(task, around, lambda: initial_weights(task), clock())
-        service = DeviceService(coordinator, clock, listener.released)
-        server.add_generic_rpc_handlers((service.handlers(),))
-        await server.start()
-        listener.listening(address, coordinator)
-        await _until_done(service, stop)
-        if coordinator.finished and not stop.is_set():
-            await _say_goodbye(task, stop)
+        with SqliteStore(folder) as store, _announced(folder, address):
+            return await _run(
+                task, store, server, stop, lambda coordinator: listener.listening(address, coordinator), listener.released
+            )
     finally:
         await server.stop(grace=1.0)
-        (store.folder / ADDRESS).unlink(missing_ok=True)
+
+
+async def _run(
+    task: Task, store: SqliteStore, server: grpc.aio.Server, stop: asyncio.Event, listening: Report, released: Report
+) -> Coordinator:
+    clock = steady_clock()
+    around = Surroundings(SystemNoise(), store, lambda: os.urandom(ID_BYTES))
+    coordinator = open_run(task, around, lambda: initial_weights(task), clock())
+    service = DeviceService(coordinator, clock, released)
+    server.add_generic_rpc_handlers((service.handlers(),))
+    await server.start()
+    listening(coordinator)
+    await _until_done(service, stop)
+    if coordinator.finished and not stop.is_set():
+        await _say_goodbye(task, stop)
     return coordinator
+
+
+@contextmanager
+def _announced(folder: Path, address: str) -> Iterator[None]:
+    """Says in the folder where the server listens, for as long as it does."""
+    path = folder / ADDRESS
+    path.write_text(json.dumps({"address": address, "pid": os.getpid()}))
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
 
 
 def steady_clock() -> Callable[[], float]:

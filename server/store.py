@@ -234,6 +234,8 @@ def read_status(folder: Path) -> RunStatus | None:
     if not (folder / DATABASE).exists():
         return None
     with _as_conflict(folder), _engine(folder / DATABASE, "ro").connect() as connection:
+        if connection.exec_driver_sql("PRAGMA user_version").scalar() == 0:
+            return None  # a server is just creating it
         run = connection.execute(sa.select(runs)).first()
         latest = connection.execute(sa.select(releases).order_by(releases.c.step.desc())).first()
     if run is None or latest is None:

@@ -129,10 +129,16 @@ ALGORITHMS: dict[str, Callable[[TaskFile], Task]] = {"dp-ftrl": dp_ftrl, "dp-fed
 
 def _task(file: TaskFile, kind: Callable[[Grid, float], Mechanism[Any]]) -> Task:
     participation = Participation(file.participation.max_times, file.participation.min_separation)
-    grid = Grid(file.privacy.clip_norm, file.privacy.grid_bits)
+    try:
+        grid = Grid(file.privacy.clip_norm, file.privacy.grid_bits)
+    except ValueError as error:
+        raise TaskError("privacy.clip_norm", str(error)) from error
     sensitivity_squared = kind(grid, 1.0).sensitivity_squared(file.steps, participation)
-    least = least_noise_multiplier(sensitivity_squared, Rho(file.privacy.rho))
-    mechanism = kind(grid, file.privacy.noise_multiplier or least)
+    try:
+        least = least_noise_multiplier(sensitivity_squared, Rho(file.privacy.rho))
+        mechanism = kind(grid, file.privacy.noise_multiplier or least)
+    except (ValueError, OverflowError) as error:
+        raise TaskError("privacy", f"no usable noise for rho = {file.privacy.rho:g}: {error}") from error
     cost = mechanism.cost(file.steps, participation)
     if cost > file.privacy.rho:
         raise TaskError(

@@ -1,0 +1,200 @@
+"""Bad input gets one line that says what to do and exit code 2; no traceback, nothing half-written."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fedrho import cli, console
+from fedrho.privacy.noise import SystemNoise
+from fedrho.privacy.vectors import ClippedSum
+from fedrho.server.coordinator import Surroundings, open_run
+from fedrho.server.release import Attempt
+from fedrho.server.store import SqliteStore
+from fedrho.server.tasks import load_task
+
+EXAMPLE = Path(__file__).parents[1] / "examples" / "digits.toml"
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def fedrho(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
+    """Runs the command in an empty folder, with a home of its own; exit code, standard output, standard error."""
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("COLUMNS", "80")
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["fedrho", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        console.err.file.close()
+        out, err = capfd.readouterr()
+        return int(ended.value.code or 0), out, err
+
+    return run
+
+
+def refused(result: tuple[int, str, str], *expected: str) -> None:
+    code, out, err = result
+    assert code == 2
+    assert out == ""
+    lines = err.strip().splitlines()
+    assert len(lines) == 1, err
+    assert lines[0].startswith("fedrho: ")
+    for text in expected:
+        assert text in lines[0]
+
+
+def edited(folder: Path, before: str, after: str) -> Path:
+    text = EXAMPLE.read_text()
+    assert before in text
+    path = folder / "edited.toml"
+    path.write_text(text.replace(before, after, 1))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "expected"),
+    [
+        ("goal = 10 ", "gaol = 10 ", "edited.toml: round.gaol: unknown key; did you mean 'goal'?"),
+        ("steps = 30", 'steps = "many"', "edited.toml: steps: input should be a valid integer"),
+        ("rho = 10.0", "rho = 10.0\nnoise_multiplier = 0.1", "above the budget privacy.rho = 10; allowed: 2.646 or more"),
+        ("goal = 10 ", "goal = 100 ", "edited.toml: round.goal: 100 is above population = 40; allowed: 1 to 40"),
+        ('"digits-logistic"', '"gpt"', "edited.toml: model: unknown model 'gpt'; known models: digits-logistic, digits-mlp"),
+    ],
+)
+def test_serve_names_file_key_and_what_is_allowed(before: str, after: str, expected: str, fedrho: Run, tmp_path: Path) -> None:
+    refused(fedrho("serve", edited(tmp_path, before, after)), expected)
+    assert list((tmp_path / "work").iterdir()) == []
+
+
+def test_serve_of_a_missing_file(fedrho: Run) -> None:
+    refused(fedrho("serve", "nothing.toml"), "nothing.toml: no such file; examples/digits.toml")
+
+
+def test_serve_on_a_busy_port_writes_nothing(fedrho: Run, tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        refused(fedrho("serve", EXAMPLE, "--port", port), f"cannot listen on 127.0.0.1:{port}", "--port 0 takes a free one")
+    assert list((tmp_path / "work").iterdir()) == []
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "192.0.2.1", "example.org", "::"])
+def test_serve_does_not_expose_an_unencrypted_port_by_accident(host: str, fedrho: Run) -> None:
+    refused(fedrho("serve", EXAMPLE, "--host", host), "--insecure")
+
+
+def test_serve_in_a_folder_that_another_server_holds(fedrho: Run, tmp_path: Path) -> None:
+    with SqliteStore(tmp_path / "held"):
+        refused(fedrho("serve", EXAMPLE, "--store", tmp_path / "held", "--port", 0), "another server is using this folder")
+
+
+def test_serve_in_a_place_that_is_no_folder(fedrho: Run, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    refused(fedrho("serve", EXAMPLE, "--store", tmp_path / "file", "--port", 0), "not a usable store")
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_join_without_a_server_says_so_in_time(fedrho: Run, tmp_path: Path) -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{unused.getsockname()[1]}"
+        refused(fedrho("join", address, "--data", "digits", "--wait", 0.5), f"no server answered at {address}", "fedrho serve")
+    assert list((tmp_path / "work").iterdir()) == []
+
+
+@pytest.mark.parametrize("address", ["localhost", "localhost:", "host:port", "http://x:70", "a b:70", "127.0.0.1:99999", ""])
+def test_join_needs_host_and_port(address: str, fedrho: Run) -> None:
+    refused(fedrho("join", address, "--data", "digits"), "is not HOST:PORT")
+
+
+@pytest.mark.parametrize("devices", ["40", "5-2", "x", "-1", "0-40", "1-2-3"])
+def test_join_needs_devices_that_exist(devices: str, fedrho: Run) -> None:
+    refused(fedrho("join", "127.0.0.1:1", "--data", "digits", f"--devices={devices}"), "allowed: FIRST-LAST")
+
+
+def test_join_needs_data_that_exist(fedrho: Run) -> None:
+    refused(fedrho("join", "127.0.0.1:1", "--data", "mine.npz"), "mine.npz: no such file")
+
+
+def test_status_of_nothing(fedrho: Run, tmp_path: Path) -> None:
+    refused(fedrho("status"), "no run here", "fedrho serve TASK.toml")
+    refused(fedrho("status", tmp_path / "nowhere"), "no run here")
+
+
+def test_status_of_something_else(fedrho: Run, tmp_path: Path) -> None:
+    (tmp_path / "s").mkdir()
+    (tmp_path / "s" / "fedrho.sqlite").write_bytes(b"not a database at all" * 100)
+    refused(fedrho("status", tmp_path / "s"), "not a usable store")
+
+
+@pytest.mark.parametrize("rho", ["-1", "0", "nan", "inf"])
+def test_demo_with_an_impossible_budget(rho: str, fedrho: Run, tmp_path: Path) -> None:
+    refused(fedrho("demo", "--rho", rho, "--store", tmp_path / "d"), "privacy.rho")
+    assert not (tmp_path / "d").exists()
+
+
+def test_demo_in_the_folder_of_another_demo(fedrho: Run, tmp_path: Path) -> None:
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "task.toml").write_text(EXAMPLE.read_text().replace("steps = 30", "steps = 31"))
+    refused(fedrho("demo", "--store", tmp_path / "d"), "holds a demo with other options")
+
+
+def test_demo_in_a_place_that_is_no_folder(fedrho: Run, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    refused(fedrho("demo", "--store", tmp_path / "file"), "cannot be used as a folder")
+
+
+@pytest.mark.parametrize(
+    "arguments", [["demo", "--algorithm", "sgd"], ["demo", "--devices", "2"], ["serve"], ["nonsense"], ["join", "--x"]]
+)
+def test_wrong_options_are_refused_without_a_traceback(arguments: list[str], fedrho: Run) -> None:
+    code, out, err = fedrho(*arguments)
+    assert (code, out) == (2, "")
+    assert "Usage:" in err
+    assert "Traceback" not in err
+
+
+def test_status_as_json(fedrho: Run, tmp_path: Path) -> None:
+    task = load_task(EXAMPLE)
+    with SqliteStore(tmp_path / "s") as store:
+        around = Surroundings(SystemNoise(), store, lambda: os.urandom(16))
+        engine = open_run(task, around, lambda: np.zeros(650, dtype=np.float32), 0.0)
+        total = ClippedSum(np.zeros(650, dtype=np.int64), task.mechanism.grid)
+        engine.install(engine.through_gate(Attempt(1, total, (), 0.0), 0.0), 0.0)
+    code, out, err = fedrho("status", tmp_path / "s", "--json")
+    assert (code, err) == (0, "")
+    values = json.loads(out)
+    assert (values["algorithm"], values["step"], values["steps"]) == ("dp-ftrl", 1, 30)
+    assert (values["finished"], values["running"], values["pid"]) == (False, False, None)
+    assert values["rho"] == task.mechanism.cost(1, task.participation)
+    assert (values["unit"], values["delta"], values["rho_budget"]) == ("device", 1e-5, 10.0)
+    code, out, _ = fedrho("status", tmp_path / "s")
+    assert code == 0
+    assert "step 1 of 30, stopped" in out
+
+
+def test_version_and_help_in_a_process_of_its_own() -> None:
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([sys.executable, "-m", "fedrho", *arguments], capture_output=True, text=True, timeout=60)
+
+    version = run("--version")
+    assert (version.returncode, version.stderr) == (0, "")
+    assert version.stdout.startswith("fedrho 0.")
+    for command in ("demo", "serve", "join", "status"):
+        shown = run(command, "--help")
+        assert shown.returncode == 0
+        assert "Example: fedrho" in shown.stdout
