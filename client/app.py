@@ -64,7 +64,8 @@ async def run_devices(
             async def train(plan: RoundPlan, weights: FloatVector) -> Update:
                 return await asyncio.get_running_loop().run_in_executor(pool, trainer.train, plan, weights, examples)
 
-            wire, history = GrpcWire(address), DeviceHistory(histories / f"{name}.sqlite")
+            history = DeviceHistory(histories / f"{name}.sqlite")
+            wire = GrpcWire(address)
             participant = Participant(wire, history, train, asyncio.sleep, lambda: os.urandom(ID_BYTES))
             try:
                 await _visits(participant, address, patience, lambda outcome: seen(name, outcome))

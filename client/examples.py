@@ -40,9 +40,12 @@ class ArrayExamples:
     def __init__(self, features: Features, labels: Labels) -> None:
         if len(features) != len(labels) or len(features) == 0 or labels.ndim != 1:
             raise ValueError(f"features {features.shape} and labels {labels.shape} are not examples of one device")
-        if not np.isfinite(features).all():
-            raise ValueError("features hold NaN or infinite values")
-        self._features = np.ascontiguousarray(features, dtype=np.float32)
+        if labels.dtype.kind not in "iu":
+            raise ValueError(f"labels must be integers, not {labels.dtype}")
+        with np.errstate(over="ignore"):
+            self._features = np.ascontiguousarray(features, dtype=np.float32)
+        if not np.isfinite(self._features).all():
+            raise ValueError("features hold NaN or infinite values, or values beyond float32")
         self._labels = np.ascontiguousarray(labels, dtype=np.int32)
 
     def __len__(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -18,13 +19,13 @@ class DataFileError(ValueError):
 def load_npz(path: Path, spec: ModelSpec) -> ArrayExamples:
     """The examples of one device, checked against the model's signature; raises DataFileError."""
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             features, labels = np.asarray(arrays["x"]), np.asarray(arrays["y"])
     except FileNotFoundError as error:
         raise DataFileError(f"{path}: no such file") from error
     except KeyError as error:
         raise DataFileError(f"{path}: needs two arrays, x (features) and y (labels)") from error
-    except (OSError, ValueError, zipfile.BadZipFile, AttributeError, TypeError) as error:
+    except (OSError, EOFError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error, AttributeError, TypeError) as error:
         raise DataFileError(f"{path}: not an .npz file of plain arrays") from error
     try:
         return ArrayExamples(_features(features, spec), _labels(labels, spec))

@@ -25,6 +25,7 @@ from fedrho.protos.messages import (
     Assignment,
     BeginUpload,
     CheckIn,
+    Encoding,
     Go,
     LaterReason,
     PopulationSpec,
@@ -46,16 +47,22 @@ class WireLost(ConnectionError):
     """The server cannot be reached, or the connection broke; the call may or may not have had its effect."""
 
 
+class Overtaken(RuntimeError):
+    """What the plan needs is gone: the step was released, or its attempt abandoned, meanwhile."""
+
+
 class BadPlan(ValueError):
     """The server asks for something that its own population does not announce."""
 
 
 SHORTEST_WAIT = 0.05
+BEFORE_REPEATING = 0.5
+REPEATABLE = (Refusal.NO_RESERVATION, Refusal.ALREADY_OPEN)
 UNSETTLED = (SessionStatus.ASSIGNED, SessionStatus.RESERVED)
 
 
 class Wire(Protocol):
-    """The device service; every method may raise WireLost."""
+    """The device service; every method may raise WireLost, and `artifact` Overtaken."""
 
     async def population(self) -> PopulationSpec: ...
     async def check_in(self, message: CheckIn) -> Assignment | TryLater: ...
@@ -121,6 +128,7 @@ class Participant:
     async def take_part(self) -> Outcome:
         """Raises WireLost when the server is gone, BadPlan when it asks for something else than it announced."""
         spec = await self.wire.population()
+        check_terms(spec.terms)
         if spec.finished or self.history.exhausted(spec.run, spec.terms):
             return _ended(Result.FINISHED, spec)
         if not self.history.allows(spec.run, spec.released + 1, spec.terms):
@@ -137,6 +145,8 @@ class Participant:
         try:
             check_plan(plan, spec)
             clipped = await self._train(plan)
+        except Overtaken:
+            return _ended(Result.LATER, spec)
         except InvalidVector:
             await self.wire.abort(Abort(assignment.session, AbortReason.TRAINING_FAILED))
             return _ended(Result.TRAINING_FAILED, spec)
@@ -173,8 +183,9 @@ class Participant:
                 receipt = await self.wire.upload(upload, plan)
             except WireLost:
                 receipt = Receipt((await self.wire.status(StatusRequest(upload.session))).status, Refusal.NO_RESERVATION)
-            if receipt.refusal is not Refusal.NO_RESERVATION or receipt.status not in UNSETTLED:
+            if receipt.refusal not in REPEATABLE or receipt.status not in UNSETTLED:
                 return receipt.status is SessionStatus.COUNTED
+            await self.pause(BEFORE_REPEATING)
             go = await self._reserve(upload.session)
         return go is Go.ALREADY_COUNTED
 
@@ -183,11 +194,21 @@ def _ended(result: Result, spec: PopulationSpec) -> Outcome:
     return Outcome(result, spec.released, spec.retry)
 
 
+def check_terms(terms: PrivacyTerms) -> None:
+    """Terms that promise nothing are no terms; raises BadPlan."""
+    try:
+        promised(terms)
+    except ValueError as error:
+        raise BadPlan(f"the announced terms make no sense: {error}") from error
+
+
 def check_plan(plan: RoundPlan, spec: PopulationSpec) -> None:
     """The plan must be of the announced run, model and clip norm, and of a step that is still to come; raises BadPlan."""
     announced = (spec.run, spec.model, spec.size, spec.terms.clip_norm)
     if (plan.run, plan.model, plan.size, plan.clip_norm) != announced:
         raise BadPlan("the plan differs from the announced population")
+    if plan.encoding is not Encoding.for_grid(plan.grid_bits) or plan.chunk_bytes < 1:
+        raise BadPlan("the plan's update cannot be encoded as it asks")
     if not spec.released < plan.step <= spec.steps:
         raise BadPlan(f"the plan is for step {plan.step}, but the population announces step {spec.released + 1}")
 

@@ -9,7 +9,7 @@ from typing import Any, Final, TypeVar
 import grpc
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
-from fedrho.client.participant import WireLost
+from fedrho.client.participant import Overtaken, WireLost
 from fedrho.protos import codec
 from fedrho.protos.messages import (
     Abort,
@@ -41,6 +41,8 @@ LOST: Final = {
     grpc.StatusCode.DEADLINE_EXCEEDED,
     grpc.StatusCode.CANCELLED,
     grpc.StatusCode.UNKNOWN,
+    grpc.StatusCode.INTERNAL,  # among others, what the core makes of a stream that the server ended while we were sending
+    grpc.StatusCode.RESOURCE_EXHAUSTED,
 }
 OPTIONS: Final = [("grpc.use_local_subchannel_pool", 1), ("grpc.max_receive_message_length", 4 * 1024 * 1024)]
 
@@ -90,10 +92,11 @@ class GrpcWire:
     async def upload(self, message: Upload, plan: RoundPlan) -> Receipt:
         """Not repeated here: the participant asks for the session's status first."""
         payload = codec.encode_vector(message.vector, plan.encoding)
+        starts = range(0, len(payload), plan.chunk_bytes)
 
         async def parts() -> AsyncIterator[bytes]:
             yield codec.encode_part(UploadHeader(message.session, len(payload)))
-            for start in range(0, len(payload), plan.chunk_bytes):
+            for start in starts:
                 yield codec.encode_part(payload[start : start + plan.chunk_bytes])
             yield codec.encode_part(UploadTrailer(zlib.crc32(payload)))
 
@@ -129,4 +132,6 @@ async def _translated(call: Awaitable[T]) -> T:
     except grpc.aio.AioRpcError as error:
         if error.code() in LOST:
             raise WireLost(error.details() or error.code().name) from error
+        if error.code() is grpc.StatusCode.NOT_FOUND:
+            raise Overtaken(error.details()) from error
         raise ServerRefused(f"{error.code().name}: {error.details()}") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,8 +47,8 @@ def dirichlet_split(labels: Labels, parts: int, alpha: float, generator: np.rand
     """
     if not 1 <= parts <= len(labels):
         raise ValueError(f"{len(labels)} examples cannot be shared among {parts} devices; allowed: 1 to {len(labels)}")
-    if not alpha > 0:
-        raise ValueError(f"alpha must be above 0, not {alpha}")
+    if not 0 < alpha < math.inf:
+        raise ValueError(f"alpha must be a finite number above 0, not {alpha}")
     owner = np.empty(len(labels), dtype=np.int64)
     for label in np.unique(labels):
         members = generator.permutation(np.flatnonzero(labels == label))

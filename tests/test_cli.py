@@ -45,6 +45,12 @@ def fedrho(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], t
     return run
 
 
+def in_a_process(*arguments: object, cwd: Path | None = None) -> tuple[int, str, str]:
+    command = [sys.executable, "-m", "fedrho", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=cwd)
+    return done.returncode, done.stdout, done.stderr
+
+
 def refused(result: tuple[int, str, str], *expected: str) -> None:
     code, out, err = result
     assert code == 2
@@ -83,12 +89,14 @@ def test_serve_of_a_missing_file(fedrho: Run) -> None:
     refused(fedrho("serve", "nothing.toml"), "nothing.toml: no such file; examples/digits.toml")
 
 
-def test_serve_on_a_busy_port_writes_nothing(fedrho: Run, tmp_path: Path) -> None:
+def test_serve_on_a_busy_port_writes_nothing(tmp_path: Path) -> None:
+    work = tmp_path / "work"
+    work.mkdir()
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        refused(fedrho("serve", EXAMPLE, "--port", port), f"cannot listen on 127.0.0.1:{port}", "--port 0 takes a free one")
+        refused(in_a_process("serve", EXAMPLE, "--port", port, cwd=work), f"cannot listen on 127.0.0.1:{port}", "--port 0 takes")
     assert list((tmp_path / "work").iterdir()) == []
 
 
@@ -188,13 +196,10 @@ def test_status_as_json(fedrho: Run, tmp_path: Path) -> None:
 
 
 def test_version_and_help_in_a_process_of_its_own() -> None:
-    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run([sys.executable, "-m", "fedrho", *arguments], capture_output=True, text=True, timeout=60)
-
-    version = run("--version")
-    assert (version.returncode, version.stderr) == (0, "")
-    assert version.stdout.startswith("fedrho 0.")
+    code, out, err = in_a_process("--version")
+    assert (code, err) == (0, "")
+    assert out.startswith("fedrho 0.")
     for command in ("demo", "serve", "join", "status"):
-        shown = run(command, "--help")
-        assert shown.returncode == 0
-        assert "Example: fedrho" in shown.stdout
+        code, out, err = in_a_process(command, "--help")
+        assert (code, err) == (0, "")
+        assert "Example: fedrho" in out

@@ -1,0 +1,143 @@
+"""One device's visit to a real coordinator: what is counted, what is recorded, and in which order."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fedrho.client.participant import Outcome, Result
+from fedrho.privacy.vectors import FloatVector, Update
+from fedrho.protos.messages import Abort, AbortReason, Assignment, BeginUpload, CheckIn, Reservation, RoundPlan, SessionStatus
+from tests.client.fleet import (
+    LocalWire,
+    contributions,
+    device,
+    gives,
+    new_id,
+    one_hot,
+    open_small_run,
+    released,
+    small_task,
+    small_wire,
+    visit,
+)
+
+UNIT = 2.0**-20
+"""One grid unit; clipping loses less than one, and the noise of these runs is about one."""
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "device.sqlite"
+
+
+def test_visit_counts_once(path: Path) -> None:
+    wire = small_wire()
+    outcome = visit(device(wire, path, place=3))
+    assert outcome.result is Result.COUNTED
+    assert wire.calls == ["population", "check in", "artifact", "begin upload", "upload"]
+    assert wire.statuses() == {SessionStatus.COUNTED: 1}
+    assert contributions(path) == [(wire.server.run, 1)]
+    assert np.abs(released(wire.server) - one_hot(3)).max() < 10 * UNIT
+
+
+def test_outcome_carries_the_step_and_the_window_of_the_population(path: Path) -> None:
+    wire = small_wire(steps=3)
+    first = visit(device(wire, path))
+    released(wire.server)
+    second = visit(device(wire, path))
+    window = wire.server.population().retry
+    assert (first, second) == (Outcome(Result.COUNTED, 0, window), Outcome(Result.COUNTED, 1, window))
+
+
+def test_large_update_is_clipped_before_it_leaves(path: Path) -> None:
+    wire = small_wire()
+    visit(replace(device(wire, path), train=gives(one_hot(3, length=100.0))))
+    assert np.abs(released(wire.server) - one_hot(3, length=1.0)).max() < 10 * UNIT
+
+
+def test_device_whose_history_forbids_the_step_never_checks_in(path: Path) -> None:
+    wire = small_wire(goal=2)
+    visit(device(wire, path))
+    wire.calls.clear()
+    assert visit(device(wire, path)).result is Result.LATER
+    assert wire.calls == ["population"]
+    assert wire.statuses() == {SessionStatus.COUNTED: 1}
+
+
+@pytest.mark.parametrize(("separation", "calls"), [(1, 5), (2, 1)])
+def test_device_keeps_the_separation_that_the_population_announces(path: Path, separation: int, calls: int) -> None:
+    wire = small_wire(steps=4, min_separation=separation)
+    visit(device(wire, path))
+    released(wire.server)
+    wire.calls.clear()
+    visit(device(wire, path))
+    assert len(wire.calls) == calls
+
+
+def test_device_that_has_given_all_is_finished_and_never_checks_in(path: Path) -> None:
+    wire = small_wire(steps=4, max_times=1)
+    visit(device(wire, path))
+    wire.calls.clear()
+    assert visit(device(wire, path)).result is Result.FINISHED
+    assert wire.calls == ["population"]
+
+
+def test_device_is_finished_when_the_run_is(tmp_path: Path) -> None:
+    wire = small_wire(steps=1)
+    visit(device(wire, tmp_path / "first.sqlite"))
+    released(wire.server)
+    assert visit(device(wire, tmp_path / "second.sqlite")).result is Result.FINISHED
+    assert contributions(tmp_path / "second.sqlite") == []
+
+
+def test_device_without_a_seat_comes_back_later(tmp_path: Path) -> None:
+    wire = LocalWire(open_small_run(small_task(overselect=1.0)))
+    wire.server.check_in(CheckIn(new_id(), wire.server.run), wire.now)
+    assert visit(device(wire, tmp_path / "device.sqlite")).result is Result.LATER
+    assert wire.calls == ["population", "check in"]
+
+
+def test_nothing_is_recorded_before_go(path: Path) -> None:
+    class Looking(LocalWire):
+        async def begin_upload(self, message: BeginUpload) -> Reservation:
+            assert contributions(path) == []
+            return await super().begin_upload(message)
+
+    async def train(plan: RoundPlan, weights: FloatVector) -> Update:
+        assert contributions(path) == []
+        return Update(one_hot(0))
+
+    wire = Looking(open_small_run(small_task()))
+    assert visit(replace(device(wire, path), train=train)).result is Result.COUNTED
+
+
+def test_device_told_to_wait_pauses_for_as_long_as_the_server_says(path: Path) -> None:
+    wire = small_wire(goal=1)
+    other = wire.server.check_in(CheckIn(new_id(), wire.server.run), wire.now)
+    assert isinstance(other, Assignment)
+    wire.server.begin_upload(BeginUpload(other.session), wire.now)
+    pauses: list[float] = []
+
+    async def pause(seconds: float) -> None:
+        assert contributions(path) == []
+        pauses.append(seconds)
+        if len(pauses) == 3:
+            wire.server.abort(Abort(other.session, AbortReason.CONDITIONS), wire.now)
+
+    assert visit(replace(device(wire, path), pause=pause)).result is Result.COUNTED
+    assert pauses == [0.125] * 3
+    assert wire.calls.count("begin upload") == 4
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_training_that_diverged_is_aborted_and_counts_nothing(path: Path, value: float) -> None:
+    wire = small_wire()
+    diverged: FloatVector = np.full(650, value, dtype=np.float32)
+    assert visit(replace(device(wire, path), train=gives(diverged))).result is Result.TRAINING_FAILED
+    assert wire.aborts == [AbortReason.TRAINING_FAILED]
+    assert wire.statuses() == {SessionStatus.EXPIRED: 1}
+    assert contributions(path) == []

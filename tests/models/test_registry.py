@@ -1,0 +1,44 @@
+"""The zoo by name, without TensorFlow."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from fedrho.models.base import ModelSpec, UnknownModel, lookup, register
+from fedrho.models.zoo import names
+
+LIST_NAMES = """
+import sys
+from fedrho.models.zoo import lookup, names
+print(*names(), *(lookup(name).classes for name in names()))
+print(*sorted(sys.modules.keys() & {"tensorflow", "keras", "sklearn"}))
+"""
+
+
+def test_names_are_listed_without_importing_tensorflow() -> None:
+    ran = subprocess.run([sys.executable, "-c", LIST_NAMES], capture_output=True, text=True, check=True)
+    assert ran.stdout.splitlines() == ["digits-logistic digits-mlp 10 10", ""]
+
+
+@pytest.mark.parametrize("name", ["digits-logistic", "digits-mlp"])
+def test_name_leads_to_the_model_of_that_name(name: str) -> None:
+    assert (lookup(name).name, lookup(name).input_shape, lookup(name).classes) == (name, (64,), 10)
+
+
+@pytest.mark.parametrize("name", ["", "digits", "DIGITS-MLP", "../digits-mlp"])
+def test_unknown_name_is_refused_with_the_names_there_are(name: str) -> None:
+    with pytest.raises(UnknownModel) as refused:
+        lookup(name)
+    assert repr(name) in str(refused.value)
+    assert all(known in str(refused.value) for known in names())
+    assert "\n" not in str(refused.value)
+
+
+def test_name_that_is_taken_cannot_be_registered_again() -> None:
+    before = lookup("digits-mlp")
+    with pytest.raises(ValueError, match="'digits-mlp' is registered already"):
+        register(ModelSpec("digits-mlp", "another", (1,), 2, before.build))
+    assert lookup("digits-mlp") is before

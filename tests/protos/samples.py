@@ -1,0 +1,54 @@
+"""One message of every kind, each field with a value of its own that is not its default."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from fedrho.protos import messages as m
+
+RUN: Final = bytes(range(16))
+SESSION: Final = bytes(range(16, 32))
+REQUEST: Final = bytes(range(32, 48))
+TAG: Final = bytes(range(48, 64))
+SHA: Final = bytes(range(64, 96))
+
+TERMS: Final = m.PrivacyTerms("binary-tree", 0.5, 1.25, 10.0, 3, 2, 86400.0)
+RETRY: Final = m.RetryWindow(0.25, 600.0)
+PLAN: Final = m.RoundPlan(
+    run=RUN,
+    step=7,
+    attempt=2,
+    model="m",
+    checkpoint_sha256=SHA,
+    size=650,
+    clip_norm=0.5,
+    grid_bits=20,
+    encoding=m.Encoding.INT16_LE,
+    epochs=1,
+    batch_size=16,
+    learning_rate=0.125,
+    chunk_bytes=524288,
+    max_examples=300,
+)
+
+SAMPLES: Final[tuple[Any, ...]] = (
+    m.PopulationRequest(),
+    m.PopulationSpec(RUN, "t", "m", 650, 30, 6, TERMS, True, RETRY),
+    TERMS,
+    m.CheckIn(REQUEST, RUN, TAG),
+    RETRY,
+    PLAN,
+    m.Assignment(SESSION, PLAN, 20.0),
+    m.TryLater(m.LaterReason.NOT_ALLOWED, RETRY),
+    m.ArtifactRequest(SHA, 1000),
+    m.ArtifactChunk(b"\x01\x02\x03"),
+    m.BeginUpload(SESSION),
+    m.Reservation(m.Go.WAIT, 1.5),
+    m.UploadHeader(SESSION, 2600),
+    m.UploadTrailer(0xCBF43926),
+    m.Receipt(m.SessionStatus.REFUSED, m.Refusal.NORM_TOO_LARGE),
+    m.StatusRequest(SESSION),
+    m.StatusAnswer(m.SessionStatus.LOST),
+    m.Abort(SESSION, m.AbortReason.SHUTDOWN),
+    m.Aborted(),
+)

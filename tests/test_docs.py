@@ -1,0 +1,184 @@
+"""What the documentation says about commands, keys, fields and code is true; links lead somewhere."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+import types
+import typing
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import pytest
+import typer.main
+from pydantic_core import PydanticUndefined
+
+from fedrho import cli
+from fedrho.demo import DemoResult
+from fedrho.server.tasks import Section, TaskFile, parse_task
+
+TOP = Path(__file__).parents[1]
+PAGES = {path.name: path.read_text(encoding="utf-8") for path in (TOP / "README.md", *sorted((TOP / "docs").glob("*.md")))}
+COMMANDS: dict[str, Any] = typer.main.get_command(cli.app).commands  # type: ignore[attr-defined]
+
+
+def blocks(page: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", PAGES[page], re.MULTILINE | re.DOTALL)
+
+
+def pages_with(language: str) -> list[str]:
+    return [page for page in PAGES if blocks(page, language)]
+
+
+def first_cells(text: str) -> list[str]:
+    """The code in the first cell of every row of the tables in `text`."""
+    return re.findall(r"^\| `([^`]+)` \|", text, re.MULTILINE)
+
+
+def between(page: str, mark: str) -> str:
+    _, found, rest = PAGES[page].partition(f"<!-- {mark} -->")
+    assert found, f"{page} has no {mark}"
+    return rest.partition(f"<!-- /{mark} -->")[0]
+
+
+# -- the command line -------------------------------------------------------------------------------------------------------
+
+
+def section_of(command: str) -> str:
+    _, found, rest = PAGES["cli.md"].partition(f"\n## `fedrho {command}`\n")
+    assert found, f"docs/cli.md has no section for {command}"
+    return rest.partition("\n## ")[0]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_option_and_argument_is_documented_and_no_other(command: str) -> None:
+    expected = [
+        parameter.opts[-1] if parameter.opts[-1].startswith("-") else parameter.metavar or parameter.name.upper()
+        for parameter in COMMANDS[command].params
+        if "--help" not in parameter.opts
+    ]
+    # The tables of options come before those of JSON fields.
+    assert first_cells(section_of(command).partition("<!--")[0]) == expected
+
+
+def test_every_command_has_a_section_and_no_other() -> None:
+    assert set(re.findall(r"^## `fedrho (\w+)`$", PAGES["cli.md"], re.MULTILINE)) == set(COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_an_example(command: str) -> None:
+    assert re.search(rf"^```sh\nfedrho {command}", section_of(command), re.MULTILINE)
+
+
+# -- JSON --------------------------------------------------------------------------------------------------------------------
+
+
+def returned_keys(function: Any) -> list[str]:
+    """The keys of the dictionary that `function` returns, read from its source."""
+    tree = ast.parse(inspect.cleandoc("\n" + inspect.getsource(function)))
+    returned = [node.value for node in ast.walk(tree) if isinstance(node, ast.Return)]
+    (values,) = [value for value in returned if isinstance(value, ast.Dict)]
+    return [key.value for key in values.keys if isinstance(key, ast.Constant) and isinstance(key.value, str)]
+
+
+@pytest.mark.parametrize("page", ["README.md", "cli.md"])
+def test_the_fields_of_demo_json_are_the_documented_ones(page: str) -> None:
+    assert first_cells(between(page, "demo-json")) == returned_keys(DemoResult.as_json)
+
+
+def test_the_fields_of_status_json_are_the_documented_ones() -> None:
+    assert first_cells(between("cli.md", "status-json")) == returned_keys(cli._status)
+
+
+# -- the task file -----------------------------------------------------------------------------------------------------------
+
+NAMES = {int: "integer", float: "number", str: "string", bool: "boolean"}
+
+
+def task_keys(section: type[Section] = TaskFile, prefix: str = "") -> Iterator[tuple[str, str, str, str]]:
+    """Key, type, default and allowed values of every key, from the models that check a task file."""
+    hints = typing.get_type_hints(section, include_extras=True)
+    for name, info in section.model_fields.items():
+        kind, bounds = unwrapped(hints[name])
+        if isinstance(kind, type) and issubclass(kind, Section):
+            yield from task_keys(kind, f"{prefix}{name}.")
+        else:
+            default = "required" if info.default is PydanticUndefined else shown(info.default)
+            yield f"{prefix}{name}", type_name(kind), default, allowed(bounds)
+
+
+def unwrapped(hint: Any) -> tuple[Any, list[Any]]:
+    """The bare type of a hint, and what its annotations demand."""
+    if typing.get_origin(hint) is Annotated:
+        inner, *extra = typing.get_args(hint)
+        kind, bounds = unwrapped(inner)
+        return kind, [*bounds, *(item for field in extra for item in (getattr(field, "metadata", None) or [field]))]
+    if typing.get_origin(hint) in (types.UnionType, typing.Union):
+        return unwrapped(next(part for part in typing.get_args(hint) if part is not type(None)))
+    if typing.get_origin(hint) is list:
+        kind, bounds = unwrapped(typing.get_args(hint)[0])
+        return [kind], bounds
+    return hint, []
+
+
+def type_name(kind: Any) -> str:
+    return f"[{NAMES[kind[0]]}, {NAMES[kind[0]]}]" if isinstance(kind, list) else NAMES[kind]
+
+
+def shown(default: Any) -> str:
+    return "none" if default is None else str(default).lower() if isinstance(default, bool) else str(default)
+
+
+def allowed(bounds: list[Any]) -> str:
+    """An interval in the usual notation, or a pattern; empty when everything is allowed."""
+    found = {name: getattr(item, name) for item in bounds for name in ("ge", "gt", "le", "lt", "pattern") if hasattr(item, name)}
+    if found.get("pattern"):
+        return f"`{found['pattern']}`"
+    if not found:
+        return ""
+    low = f"[{found['ge']}" if "ge" in found else f"({found['gt']}"
+    high = f"{found['le']}]" if "le" in found else f"{found['lt']})" if "lt" in found else "∞)"
+    return f"{low}, {high}"
+
+
+def test_every_key_of_the_task_file_is_documented_as_it_is_checked() -> None:
+    lines = re.findall(
+        r"^\| `([a-z_.]+)` \| ([^|]*) \| [^|]+ \| ([^|]*) \| ([^|]*) \| [^|]+ \|$", PAGES["task-file.md"], re.MULTILINE
+    )
+    documented = [(key, kind, default, values.strip()) for key, kind, default, values in lines]
+    assert documented == list(task_keys())
+
+
+@pytest.mark.parametrize("page", pages_with("toml"))
+def test_every_task_in_the_docs_loads(page: str) -> None:
+    for text in blocks(page, "toml"):
+        parse_task(text, page)
+
+
+# -- code and links ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("page", pages_with("python"))
+def test_every_python_example_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for number, text in enumerate(blocks(page, "python")):
+        exec(compile(text, f"{page}, example {number + 1}", "exec"), {"__name__": "example"})
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_relative_link_leads_somewhere(page: str) -> None:
+    folder = TOP if page == "README.md" else TOP / "docs"
+    targets = re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", PAGES[page])
+    assert [target for target in targets if "://" not in target and not (folder / target).exists()] == []
+
+
+def test_every_page_is_in_the_navigation() -> None:
+    listed = set(re.findall(r": (\S+\.md)$", (TOP / "mkdocs.yml").read_text(encoding="utf-8"), re.MULTILINE))
+    assert listed == set(PAGES) - {"README.md"}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_no_page_shows_a_path_of_some_machine(page: str) -> None:
+    assert re.findall(r"(?:/home/|/root/|/Users/|/work/)\S*", PAGES[page]) == []
