@@ -10,11 +10,18 @@ from types import TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
 
 from fedrho.privacy.statement import PrivacyStatement
 
+PIPE_WIDTH = 160
+"""Columns of what goes into a file or a pipe, where there is no edge to wrap at."""
+
 out = Console()
 err = Console(stderr=True)
+for console in (out, err):
+    if not console.is_terminal:
+        console.width = PIPE_WIDTH
 
 
 def keep_stderr() -> None:
@@ -29,18 +36,21 @@ def print_json(values: Mapping[str, object]) -> None:
 
 def print_statement(statement: PrivacyStatement, delta: float) -> None:
     """The claim, and under it everything that it assumes."""
-    out.print("\n[bold]Privacy statement[/bold], computed from the ledger")
+    claim, assumptions = Table.grid(padding=(0, 2)), Table.grid(padding=(0, 1))
     for name, value in statement.rows(delta):
-        out.print(f"  {name:<11} {value}", highlight=False, soft_wrap=True)
-    out.print("  assumptions")
+        claim.add_row(f"  {name}", value)
     for assumption in statement.assumptions:
-        out.print(f"    - {assumption}", highlight=False, soft_wrap=True)
+        assumptions.add_row("    -", assumption)
+    out.print("\n[bold]Privacy statement[/bold], computed from the ledger")
+    out.print(claim, highlight=False)
+    out.print("  it assumes that")
+    out.print(assumptions, highlight=False)
 
 
 class StepProgress:
     """Steps, with rate, time left and a few figures: a bar on a terminal, one line a step in a pipe."""
 
-    def __init__(self, steps: int) -> None:
+    def __init__(self, steps: int, starting: str = "starting") -> None:
         self._steps = steps
         self._shown = -1
         columns = (
@@ -52,7 +62,7 @@ class StepProgress:
             TextColumn("{task.description}"),
         )
         self._bar = Progress(*columns, console=err, disable=not err.is_terminal)
-        self._task = self._bar.add_task("starting", total=steps)
+        self._task = self._bar.add_task(starting, total=steps)
 
     def __enter__(self) -> StepProgress:
         self._bar.start()

@@ -117,8 +117,8 @@ def run_demo(options: DemoOptions) -> DemoResult:
     folder = _folder(options)
     demo = Demo(task, options, folder, data)
     try:
-        with _interrupted_by_sigterm(), demo.children():
-            status = demo.watch()
+        with _interrupted_by_sigterm(), StepProgress(options.steps, "starting server and devices") as progress, demo.children():
+            status = demo.watch(progress)
     except KeyboardInterrupt:
         raise DemoInterrupted(folder) from None
     spent = statement(task, Charge(status.step, Rho(status.rho)))
@@ -157,21 +157,20 @@ class Demo:
         finally:
             processes.stop([child.process for child in (self._server, *self._clients) if child])
 
-    def watch(self) -> RunStatus:
+    def watch(self, progress: StepProgress) -> RunStatus:
         """Shows progress until the last step is released, and returns how the run stands then."""
-        steps, seen, changed = self.task.file.steps, -1, time.monotonic()
-        with StepProgress(steps) as progress:
-            while True:
-                status = read_status(self.store)
-                if status is not None and status.step != seen:
-                    seen, changed = status.step, time.monotonic()
-                    progress.show(status.step, self._figures(status))
-                if status is not None and status.step >= steps:
-                    return status
-                self._mend(max(seen, 0), progress.note)
-                if time.monotonic() - changed > STALLED_SECONDS:
-                    raise DemoFailed(f"no step for {STALLED_SECONDS:g} s; see the logs in {self.folder}")
-                time.sleep(POLL_SECONDS)
+        seen, changed = -1, time.monotonic()
+        while True:
+            status = read_status(self.store)
+            if status is not None and status.step != seen:
+                seen, changed = status.step, time.monotonic()
+                progress.show(status.step, self._figures(status))
+            if status is not None and status.step >= self.task.file.steps:
+                return status
+            self._mend(max(seen, 0), progress.note)
+            if time.monotonic() - changed > STALLED_SECONDS:
+                raise DemoFailed(f"no step for {STALLED_SECONDS:g} s; see the logs in {self.folder}")
+            time.sleep(POLL_SECONDS)
 
     def accuracy(self, status: RunStatus) -> float:
         return self._evaluator.accuracy(read_blob(self.store, status.weights_sha256))
@@ -295,10 +294,10 @@ def plain_words(result: DemoResult) -> str:
     delta = result.task.file.privacy.delta
     epsilon = result.statement.epsilon(delta)
     if epsilon <= 2:
-        return f"At epsilon = {round_up(epsilon, 3)} an attacker learns little about whether any one device took part."
+        return f"At epsilon = {round_up(epsilon)} an attacker learns little about whether any one device took part."
     strength = "weak" if epsilon > 8 else "moderate"
     return (
-        f"This guarantee is {strength}: at epsilon = {round_up(epsilon, 3)} the bound leaves room for an attacker to learn about "
+        f"This guarantee is {strength}: at epsilon = {round_up(epsilon)} the bound leaves room for an attacker to learn about "
         f"single devices. {result.task.file.population} devices are too few to hide in and still learn. With thousands of "
         "devices a step the same noise is spread over all of them: that is where rho below 1 and a useful model go together."
     )
