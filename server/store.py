@@ -117,21 +117,15 @@ class SqliteStore:
         self._held.close()
 
     def create(self, task: Task, run: bytes, tag_key: bytes, start: Commit) -> None:
-        weights, velocity = self._blobs(start)
-        with self._engine.begin() as connection:
+        with self._transaction() as connection:
             if connection.execute(sa.select(runs.c.run)).first() is not None:
                 raise StoreConflict(f"{self.folder}: holds a run already")
-            row = {
-                "run": run,
-                "task": task.file.model_dump_json(),
-                "tag_key": tag_key,
-                "created_at": start.committed_at,
-            }
+            row = {"run": run, "task": task.file.model_dump_json(), "tag_key": tag_key, "created_at": start.committed_at}
             connection.execute(sa.insert(runs).values(row))
-            connection.execute(sa.insert(releases).values(_release_row(start, weights, velocity)))
+            connection.execute(sa.insert(releases).values(self._release_row(start)))
 
     def load(self, task: Task) -> Stored | None:
-        with self._engine.connect() as connection:
+        with _as_conflict(self.folder), self._engine.connect() as connection:
             run = connection.execute(sa.select(runs)).first()
             if run is None:
                 self._check_published(b"", -1)
@@ -155,23 +149,29 @@ class SqliteStore:
 
     def commit(self, commit: Commit) -> None:
         step = commit.charge.step
-        weights, velocity = self._blobs(commit)
-        with self._engine.begin() as connection:
+        with self._transaction() as connection:
             latest = connection.execute(sa.select(sa.func.max(releases.c.step))).scalar()
             if latest != step - 1:
                 raise StoreConflict(f"{self.folder}: step {step} does not follow the latest release, {latest}")
-            connection.execute(sa.insert(releases).values(_release_row(commit, weights, velocity)))
+            connection.execute(sa.insert(releases).values(self._release_row(commit)))
             if commit.drawn:
                 connection.execute(sa.insert(noise_nodes), [_node_row(node, step, commit.live) for node in commit.drawn])
             _erase_seeds(connection, commit.live)
             if commit.tags:
                 connection.execute(sa.insert(participations), [{"tag": tag, "step": step} for tag in commit.tags])
             run: bytes = connection.execute(sa.select(runs.c.run)).scalar_one()
-        _write(self.folder / PUBLISHED, json.dumps({"run": run.hex(), "step": step}).encode())
-        self._sweep()
+        with _as_conflict(self.folder):
+            _write(self.folder / PUBLISHED, json.dumps({"run": run.hex(), "step": step}).encode())
+            self._sweep()
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sa.Connection]:
+        """All or nothing; a full or broken disk is a StoreConflict."""
+        with _as_conflict(self.folder), self._engine.begin() as connection:
+            yield connection
 
     def _prepare(self) -> None:
-        with self._engine.begin() as connection:
+        with self._transaction() as connection:
             version = connection.exec_driver_sql("PRAGMA user_version").scalar()
             if version == 0:
                 metadata.create_all(connection)
@@ -191,9 +191,17 @@ class SqliteStore:
                 "release steps twice. Put the newest database back, or start a new run in another folder"
             )
 
-    def _blobs(self, commit: Commit) -> tuple[bytes, bytes]:
-        weights = self._write_blob(commit.weights.astype("<f4").tobytes())
-        return weights, self._write_blob(commit.velocity.astype("<f8").tobytes())
+    def _release_row(self, commit: Commit) -> dict[str, Any]:
+        """Writes the blobs through to the disk first, so that a committed row never points to a missing or torn file."""
+        return {
+            "step": commit.charge.step,
+            "attempt": commit.attempt,
+            "rho": commit.charge.rho,
+            "weights_sha256": self._write_blob(commit.weights.astype("<f4").tobytes()),
+            "velocity_sha256": self._write_blob(commit.velocity.astype("<f8").tobytes()),
+            "opened_at": commit.opened_at,
+            "committed_at": commit.committed_at,
+        }
 
     def _write_blob(self, data: bytes) -> bytes:
         digest = hashlib.sha256(data).digest()
@@ -261,18 +269,6 @@ def read_blob(folder: Path, digest: bytes) -> bytes:
     if hashlib.sha256(data).digest() != digest:
         raise StoreConflict(f"{folder}: blob {digest.hex()[:12]} is damaged")
     return data
-
-
-def _release_row(commit: Commit, weights: bytes, velocity: bytes) -> dict[str, Any]:
-    return {
-        "step": commit.charge.step,
-        "attempt": commit.attempt,
-        "rho": commit.charge.rho,
-        "weights_sha256": weights,
-        "velocity_sha256": velocity,
-        "opened_at": commit.opened_at,
-        "committed_at": commit.committed_at,
-    }
 
 
 def _node_row(node: NoiseNode, step: int, live: frozenset[str]) -> dict[str, Any]:
