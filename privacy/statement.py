@@ -6,8 +6,12 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
+from typing import TYPE_CHECKING
 
 from fedrho.privacy.zcdp import Rho, epsilon
+
+if TYPE_CHECKING:
+    from dp_accounting import DpEvent
 
 
 class Unit(Enum):
@@ -46,6 +50,12 @@ class PrivacyStatement:
     def epsilon(self, delta: float) -> float:
         """An epsilon such that (epsilon, delta)-DP follows from rho (Canonne, Kamath & Steinke 2020)."""
         return epsilon(self.rho, delta)
+
+    def event(self) -> DpEvent:
+        """The same as a `ZCDpEvent` of dp_accounting (0.5 or newer), for whoever composes it with what others released."""
+        from dp_accounting import ZCDpEvent  # two seconds to import, and seldom needed
+
+        return ZCDpEvent(self.rho)
 
     def rows(self, delta: float) -> list[tuple[str, str]]:
         """The claim in words, as names and values; rho and epsilon are rounded upward, never down."""

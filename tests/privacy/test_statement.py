@@ -90,3 +90,15 @@ def test_statements_of_different_units_or_neighbours_are_not_added() -> None:
 def test_nothing_composes_to_no_claim() -> None:
     with pytest.raises(ValueError, match="one unit"):
         compose([])
+
+
+@pytest.mark.parametrize("rho", [0.1, 0.81, 10.0])
+def test_the_event_costs_in_dp_accounting_what_the_statement_says(rho: float) -> None:
+    """dp_accounting searches a grid of orders, ours all of them: never above, and no more than the grid's gap below."""
+    from dp_accounting.rdp import RdpAccountant
+
+    claim = PrivacyStatement(Unit.DEVICE, Neighbours.ZERO_OUT, Rho(rho), ())
+    accountant = RdpAccountant(orders=[1 + order / 200 for order in range(1, 4000)])
+    accountant.compose(claim.event())
+    theirs, ours = accountant.get_epsilon(1e-6), claim.epsilon(1e-6)
+    assert 0.999 * theirs <= ours <= theirs
