@@ -63,13 +63,13 @@ def demo(
     steps: Annotated[int, typer.Option(min=1, max=1000, help="Steps to release.")] = 30,
     devices: Annotated[int, typer.Option(min=4, max=400, help="Devices, each with its own share of the digits.")] = 40,
     processes: Annotated[int, typer.Option(min=1, max=16, help="Client processes that the devices are spread over.")] = 3,
-    rho: Annotated[float | None, typer.Option(help="zCDP budget of the whole run, per device.  [default: 10]")] = None,
+    rho: Annotated[float | None, typer.Option(help="zCDP budget of the whole run, per device.", show_default="10")] = None,
     alpha: Annotated[
         float, typer.Option(min=0.01, max=1000.0, help="Dirichlet concentration of the split; small is less alike.")
     ] = 1.0,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the split of the data; never of the noise.")] = 0,
     store: Annotated[
-        Path | None, typer.Option(help="Folder for the state; continues the run it holds.  [default: a temporary one]")
+        Path | None, typer.Option(help="Folder for the state; continues the run it holds.", show_default="a temporary one")
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output at the end.")] = False,
 ) -> None:
@@ -138,7 +138,7 @@ def join(
         typer.Option(help="`digits` for the demo's data, or an .npz file with arrays x and y for one device of your own."),
     ],
     devices: Annotated[
-        str | None, typer.Option(metavar="FIRST-LAST", help="With digits: which devices to be.  [default: all]")
+        str | None, typer.Option(metavar="FIRST-LAST", help="With digits: which devices to be.", show_default="all")
     ] = None,
     of: Annotated[int, typer.Option(min=1, help="With digits: how many devices share the data.")] = 40,
     alpha: Annotated[float, typer.Option(min=0.01, max=1000.0, help="With digits: Dirichlet concentration of the split.")] = 1.0,
@@ -175,7 +175,7 @@ def join(
 def status(
     store: Annotated[
         Path | None,
-        typer.Argument(help="A server's state folder, or a demo's.  [default: fedrho-run here, else the latest run]"),
+        typer.Argument(help="A server's state folder, or a demo's.", show_default="fedrho-run here, else the latest run"),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
 ) -> None:

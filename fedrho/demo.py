@@ -291,15 +291,15 @@ def print_result(result: DemoResult) -> None:
 
 def plain_words(result: DemoResult) -> str:
     """What the guarantee is worth, said as one would say it to a friend."""
-    delta = result.task.file.privacy.delta
-    epsilon = result.statement.epsilon(delta)
+    file = result.task.file
+    epsilon = result.statement.epsilon(file.privacy.delta)
+    where = f"at epsilon = {round_up(epsilon)} (delta = {file.privacy.delta!r}, one device, zero-out)"
     if epsilon <= 2:
-        return f"At epsilon = {round_up(epsilon)} an attacker learns little about whether any one device took part."
-    strength = "weak" if epsilon > 8 else "moderate"
+        return f"This guarantee is strong: {where} an attacker learns little about whether any one device took part."
     return (
-        f"This guarantee is {strength}: at epsilon = {round_up(epsilon)} the bound leaves room for an attacker to learn about "
-        f"single devices. {result.task.file.population} devices are too few to hide in and still learn. With thousands of "
-        "devices a step the same noise is spread over all of them: that is where rho below 1 and a useful model go together."
+        f"This guarantee is {'weak' if epsilon > 8 else 'moderate'}: {where} the bound leaves room to learn about "
+        f"single devices. {file.population} devices are too few to hide in and still learn. With thousands of devices a step the "
+        "same noise is spread over all of them: that is where rho below 1 and a useful model go together."
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from typing import ClassVar, Generic, Protocol, TypeVar
 
 from fedrho.privacy.noise import NoiseNode, NoiseSource
 from fedrho.privacy.participation import Participation
@@ -54,6 +54,7 @@ class Mechanism(ABC, Generic[State]):
     Assumes: each client adds at most one `Clipped` a step, and takes part as `participation` allows.
     """
 
+    name: ClassVar[str]
     grid: Grid
     noise_multiplier: float
 
@@ -111,6 +112,8 @@ class IndependentGaussian(Mechanism[GaussianState]):
 
     k participations cost k / (2 z**2) (McMahan et al. 2018, arXiv 1710.06963, composed in zCDP).
     """
+
+    name = "independent-gaussian"
 
     def init(self, size: int) -> GaussianState:
         return GaussianState(step=0, size=size)

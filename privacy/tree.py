@@ -58,6 +58,8 @@ class BinaryTree(Mechanism[TreeState]):
     block depends on all of them.
     """
 
+    name = "binary-tree"
+
     def init(self, size: int) -> TreeState:
         return TreeState(step=0, size=size, blocks=(), prefix=np.zeros(size, dtype=np.int64))
 

@@ -25,6 +25,10 @@ SMALLEST_CLIP_NORM: Final = 1e-40
 LARGEST_CLIP_NORM: Final = 1e40
 
 
+NORM_BLOCK: Final = 8192
+"""Coordinates whose norm is taken at once: small enough for the cache, and for one thread to be the fastest."""
+
+
 class InvalidVector(ValueError):
     """A vector that does not fulfil what its station promises."""
 
@@ -93,8 +97,11 @@ def within(vector: GridVector, grid: Grid) -> bool:
     Squares and their partial sums up to radius**2 <= 2**48 are integers that float64 holds exactly; a sum beyond can only
     be rounded to a value that is still beyond.
     """
-    wide = vector.astype(np.float64)
-    return bool(np.dot(wide, wide) <= float(grid.radius) ** 2)
+    squared = 0.0
+    for start in range(0, vector.size, NORM_BLOCK):
+        wide = vector[start : start + NORM_BLOCK].astype(np.float64)
+        squared += float(np.dot(wide, wide))
+    return squared <= float(grid.radius) ** 2
 
 
 class ClippedSum:

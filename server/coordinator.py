@@ -86,7 +86,7 @@ class Coordinator:
     def population(self) -> PopulationSpec:
         file, mechanism = self.task.file, self.task.mechanism
         terms = PrivacyTerms(
-            mechanism=file.algorithm,
+            mechanism=mechanism.name,
             clip_norm=mechanism.grid.clip_norm,
             noise_multiplier=mechanism.noise_multiplier,
             rho_budget=self.task.budget,

@@ -23,7 +23,10 @@ class StoreConflict(RuntimeError):
 
 @dataclass(frozen=True, eq=False)
 class Commit:
-    """One release, and everything that must become durable with it. Step 0 is the start, with untrained weights."""
+    """One release, and everything that must become durable with it. Step 0 is the start, with untrained weights.
+
+    `live` names the nodes whose seeds a later step needs; with the `last` step the store forgets all seeds, tags and their key.
+    """
 
     charge: Charge
     attempt: int
@@ -34,6 +37,7 @@ class Commit:
     tags: tuple[bytes, ...]
     opened_at: float
     committed_at: float
+    last: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,9 +99,20 @@ def release(task: Task, before: Progress, attempt: Attempt, source: NoiseSource,
     spent = charge(task, before.step + 1)
     released, mechanism = task.mechanism.release(attempt.total, before.mechanism, source)
     weights, velocity = task.optimizer.apply(released, task.file.round.goal, before.weights, before.velocity)
-    ended = spent.step == task.file.steps
-    live = frozenset[str]() if ended else frozenset(node.name for node in mechanism.live)
-    store.commit(Commit(spent, attempt.number, weights, velocity, mechanism.drawn, live, attempt.tags, attempt.opened_at, now))
+    store.commit(
+        Commit(
+            charge=spent,
+            attempt=attempt.number,
+            weights=weights,
+            velocity=velocity,
+            drawn=mechanism.drawn,
+            live=frozenset() if spent.step == task.file.steps else frozenset(node.name for node in mechanism.live),
+            tags=attempt.tags,
+            opened_at=attempt.opened_at,
+            committed_at=now,
+            last=spent.step == task.file.steps,
+        )
+    )
     return Progress(spent, weights, velocity, mechanism)
 
 

@@ -150,12 +150,12 @@ class DeviceService:
         expected = self._coordinator.population().size * self._encoding().width
         if header.total_bytes != expected:
             raise BrokenFraming(Refusal.WRONG_LENGTH)
-        payload = bytearray()
-        while len(payload) < expected:
+        payload = bytearray(expected)
+        for start in range(0, expected, CHUNK_BYTES):
             chunk = await _next_part(requests)
-            if not isinstance(chunk, bytes) or len(chunk) != min(CHUNK_BYTES, expected - len(payload)):
+            if not isinstance(chunk, bytes) or len(chunk) != min(CHUNK_BYTES, expected - start):
                 raise BrokenFraming(Refusal.WRONG_FRAMING)
-            payload += chunk
+            payload[start : start + len(chunk)] = chunk
         trailer = await _next_part(requests)
         if not isinstance(trailer, UploadTrailer):
             raise BrokenFraming(Refusal.WRONG_FRAMING)

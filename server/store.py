@@ -92,8 +92,10 @@ class MemoryStore:
         if before is None or commit.charge.step != before.charge.step + 1:
             raise StoreConflict(f"step {commit.charge.step} does not follow the latest release")
         nodes = tuple(node for node in (*before.nodes, *commit.drawn) if node.name in commit.live)
-        tags = (*before.participations, *((tag, commit.charge.step) for tag in commit.tags))
-        self._stored = Stored(before.run, before.tag_key, commit.charge, commit.weights, commit.velocity, nodes, tags)
+        tags = () if commit.last else (*before.participations, *((tag, commit.charge.step) for tag in commit.tags))
+        self._stored = Stored(
+            before.run, b"" if commit.last else before.tag_key, commit.charge, commit.weights, commit.velocity, nodes, tags
+        )
 
 
 class SqliteStore:
@@ -159,6 +161,9 @@ class SqliteStore:
             _erase_seeds(connection, commit.live)
             if commit.tags:
                 connection.execute(sa.insert(participations), [{"tag": tag, "step": step} for tag in commit.tags])
+            if commit.last:
+                connection.execute(sa.delete(participations))
+                connection.execute(sa.update(runs).values(tag_key=b""))
             run: bytes = connection.execute(sa.select(runs.c.run)).scalar_one()
         with _as_conflict(self.folder):
             _write(self.folder / PUBLISHED, json.dumps({"run": run.hex(), "step": step}).encode())

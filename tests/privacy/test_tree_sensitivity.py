@@ -11,7 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedrho.privacy.participation import Participation
-from fedrho.privacy.tree_sensitivity import tree_sensitivity_squared
+from fedrho.privacy.tree_sensitivity import (
+    bound_by_levels,
+    exact_sensitivity_squared,
+    is_exact,
+    tree_sensitivity_squared,
+)
 from tests.privacy.dense import admissible_sets, node_by_leaf
 
 
@@ -118,3 +123,33 @@ def test_a_separation_beyond_all_steps_leaves_one_participation() -> None:
 @pytest.mark.parametrize("steps", [0, -1])
 def test_nothing_released_costs_nothing(steps: int) -> None:
     assert sensitivity(steps, 3, 2) == 0
+
+
+@given(st.integers(1, 300), st.integers(1, 40), st.integers(1, 60))
+def test_the_bound_by_levels_is_never_below_the_exact_value(steps: int, times: int, separation: int) -> None:
+    participation = Participation(times, separation)
+    assert exact_sensitivity_squared(steps, participation) <= bound_by_levels(steps, participation)
+
+
+@pytest.mark.parametrize(("log_steps", "log_times"), [(4, 2), (8, 3), (10, 0), (11, 5)])
+def test_the_bound_by_levels_is_exact_where_everything_is_a_power_of_two(log_steps: int, log_times: int) -> None:
+    steps, times = 2**log_steps, 2**log_times
+    participation = Participation(times, steps // times)
+    assert bound_by_levels(steps, participation) == exact_sensitivity_squared(steps, participation)
+
+
+@pytest.mark.parametrize(("steps", "times", "separation"), [(100_000, 100, 1000), (100_000, 100_000, 1), (4096, 3, 1300)])
+def test_what_the_exact_program_cannot_afford_is_priced_by_the_bound(steps: int, times: int, separation: int) -> None:
+    participation = Participation(times, separation)
+    assert not is_exact(steps, participation)
+    assert tree_sensitivity_squared(steps, participation) == bound_by_levels(steps, participation)
+
+
+def test_the_price_does_not_fall_where_the_bound_takes_over() -> None:
+    participation = Participation(40, 130)
+    kinds = [is_exact(steps, participation) for steps in range(1, 3000, 50)]
+    prices = [tree_sensitivity_squared(steps, participation) for steps in range(1, 3000, 50)]
+    assert kinds == sorted(kinds, reverse=True)
+    assert kinds[0]
+    assert not kinds[-1]
+    assert prices == sorted(prices)

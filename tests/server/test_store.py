@@ -100,7 +100,7 @@ def fill_round(engine: Coordinator) -> None:
     from fedrho.protos.messages import Assignment, BeginUpload, CheckIn, Upload
 
     for number in range(engine.task.file.round.goal):
-        answer = engine.check_in(CheckIn(os.urandom(16), engine.run), 0.0)
+        answer = engine.check_in(CheckIn(os.urandom(16), engine.run, os.urandom(16)), 0.0)
         assert isinstance(answer, Assignment)
         engine.begin_upload(BeginUpload(answer.session), 0.0)
         vector = np.zeros(SIZE, dtype=np.int32)
@@ -189,16 +189,23 @@ def test_damage_is_said_and_nothing_is_released(tmp_path: Path, make_engine: Mak
         pass
 
 
-def test_the_end_of_a_run_erases_every_seed(tmp_path: Path, make_engine: MakeEngine) -> None:
-    with engine_in(tmp_path, make_engine, steps=3) as engine:
-        seeds = [node.seed for node in engine.progress.mechanism.live]
-        assert len(seeds) == 4
-    with engine_in(tmp_path, make_engine, steps=1) as engine:
+def test_the_end_of_a_run_erases_every_seed_and_every_tag(tmp_path: Path, make_engine: MakeEngine) -> None:
+    with engine_in(tmp_path, make_engine, steps=3, window=True) as engine:
+        secrets = [node.seed for node in engine.progress.mechanism.live]
+        assert len(secrets) == 4
+        secrets += [engine._tag_key, *engine._past]
+        assert len(secrets) == 5 + 9
+        assert all(secret in content_of(tmp_path) for secret in secrets)
+    with engine_in(tmp_path, make_engine, steps=1, window=True) as engine:
         assert engine.finished
-    content = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
-    assert not any(seed in content for seed in seeds)
-    with engine_in(tmp_path, make_engine) as engine:
+        assert not any(secret in content_of(tmp_path) for secret in secrets)
+    assert not any(secret in content_of(tmp_path) for secret in secrets)
+    with engine_in(tmp_path, make_engine, window=True) as engine:
         assert engine.finished
+
+
+def content_of(folder: Path) -> bytes:
+    return b"".join(path.read_bytes() for path in folder.rglob("*") if path.is_file())
 
 
 def test_old_checkpoints_and_orphans_are_swept(tmp_path: Path, make_engine: MakeEngine) -> None:
