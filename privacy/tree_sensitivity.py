@@ -13,7 +13,7 @@ first one may not come before leaf s, and the next one, in a later block, not be
 
 and the blocks of the forest are chained in the order of time. Where that would take minutes, a bound stands in, level by level:
 the nodes of height d hold at most c = min(k, ceil(2**d / b)) participations each and k together, so their squares sum to at most
-k * c. It is exact when k and n / k are powers of two and b = n / k, and a few per cent to a quarter above otherwise.
+k * c. It is exact when k and n / k are powers of two and b = n / k, and never too small.
 """
 
 from __future__ import annotations

@@ -146,7 +146,7 @@ def test_what_the_exact_program_cannot_afford_is_priced_by_the_bound(steps: int,
 
 
 def test_the_price_does_not_fall_where_the_bound_takes_over() -> None:
-    participation = Participation(40, 130)
+    participation = Participation(40, 200)
     kinds = [is_exact(steps, participation) for steps in range(1, 3000, 50)]
     prices = [tree_sensitivity_squared(steps, participation) for steps in range(1, 3000, 50)]
     assert kinds == sorted(kinds, reverse=True)
