@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from typing import Any, Final, TypeVar
 
 import grpc
@@ -41,9 +41,10 @@ LOST: Final = {
     grpc.StatusCode.DEADLINE_EXCEEDED,
     grpc.StatusCode.CANCELLED,
     grpc.StatusCode.UNKNOWN,
-    grpc.StatusCode.INTERNAL,  # among others, what the core makes of a stream that the server ended while we were sending
     grpc.StatusCode.RESOURCE_EXHAUSTED,
 }
+LOST_SENDING: Final = LOST | {grpc.StatusCode.INTERNAL}
+"""INTERNAL is, among others, what the core makes of a stream that the server ended while we were sending."""
 OPTIONS: Final = [("grpc.use_local_subchannel_pool", 1), ("grpc.max_receive_message_length", 4 * 1024 * 1024)]
 
 
@@ -101,7 +102,7 @@ class GrpcWire:
             yield codec.encode_part(UploadTrailer(zlib.crc32(payload)))
 
         call: Any = self._channel.stream_unary(_path("UploadUpdate"))
-        return codec.decode(Receipt, await _translated(call(parts(), timeout=STREAM_SECONDS)))
+        return codec.decode(Receipt, await _translated(call(parts(), timeout=STREAM_SECONDS), LOST_SENDING))
 
     async def _unary(self, method: str, request: bytes) -> bytes:
         call: Any = self._channel.unary_unary(_path(method))
@@ -126,11 +127,11 @@ async def _retried(attempt: Callable[[], Awaitable[T]]) -> T:
     return await policy(once)
 
 
-async def _translated(call: Awaitable[T]) -> T:
+async def _translated(call: Awaitable[T], lost: Collection[grpc.StatusCode] = LOST) -> T:
     try:
         return await call
     except grpc.aio.AioRpcError as error:
-        if error.code() in LOST:
+        if error.code() in lost:
             raise WireLost(error.details() or error.code().name) from error
         if error.code() is grpc.StatusCode.NOT_FOUND:
             raise Overtaken(error.details()) from error
