@@ -102,7 +102,6 @@ class Result(Enum):
     COUNTED = "counted"
     NOT_COUNTED = "not counted"
     LATER = "later"
-    TRAINING_FAILED = "training failed"
     FINISHED = "finished"
 
 
@@ -147,9 +146,6 @@ class Participant:
             clipped = await self._train(plan)
         except Overtaken:
             return _ended(Result.LATER, spec)
-        except InvalidVector:
-            await self.wire.abort(Abort(assignment.session, AbortReason.TRAINING_FAILED))
-            return _ended(Result.TRAINING_FAILED, spec)
         except ValueError:
             await self.wire.abort(Abort(assignment.session, AbortReason.NOT_ALLOWED))
             raise
@@ -162,11 +158,16 @@ class Participant:
         return _ended(Result.COUNTED if counted else Result.NOT_COUNTED, spec)
 
     async def _train(self, plan: RoundPlan) -> Clipped:
+        """The clipped update; zeros where training diverged, so that data never decide who is counted."""
         data = await self.wire.artifact(plan.checkpoint_sha256, 4 * plan.size)
         if hashlib.sha256(data).digest() != plan.checkpoint_sha256 or len(data) != 4 * plan.size:
             raise BadPlan("the downloaded weights are not those of the plan")
         weights = np.frombuffer(data, dtype="<f4").astype(np.float32)
-        return clip(await self.train(plan, weights), Grid(plan.clip_norm, plan.grid_bits))
+        grid = Grid(plan.clip_norm, plan.grid_bits)
+        try:
+            return clip(await self.train(plan, weights), grid)
+        except InvalidVector:
+            return Clipped(np.zeros(plan.size, dtype=np.int32), grid)
 
     async def _reserve(self, session: bytes) -> Go:
         while True:

@@ -35,6 +35,7 @@ app = typer.Typer(
 )
 
 DEFAULT_STORE = Path("fedrho-run")
+DEFAULT_HISTORY = Path(typer.get_app_dir("fedrho")) / "devices"
 Algorithm = Enum("Algorithm", {name: name for name in ALGORITHMS})  # type: ignore[misc]
 DEFAULT_ALGORITHM = Algorithm("dp-ftrl")
 
@@ -143,9 +144,9 @@ def join(
     of: Annotated[int, typer.Option(min=1, help="With digits: how many devices share the data.")] = 40,
     alpha: Annotated[float, typer.Option(min=0.01, max=1000.0, help="With digits: Dirichlet concentration of the split.")] = 1.0,
     seed: Annotated[int, typer.Option(min=0, help="With digits: seed of the split.")] = 0,
-    history: Annotated[Path, typer.Option(help="Folder in which each device remembers what it took part in.")] = Path(
-        "fedrho-devices"
-    ),
+    history: Annotated[
+        Path, typer.Option(help="Folder in which each device remembers what it took part in.", show_default="in your home folder")
+    ] = DEFAULT_HISTORY,
     wait: Annotated[float, typer.Option(min=0.1, help="Seconds to wait for the server to answer at first.")] = 10.0,
     patience: Annotated[float, typer.Option(min=1.0, help="Seconds a server may be away later.")] = 120.0,
 ) -> None:
@@ -194,8 +195,7 @@ def status(
     )
     console.out.print(
         f"rho {round_up(values['rho'])} of {values['rho_budget']:g}, epsilon {round_up(values['epsilon'])} "
-        f"at delta {values['delta']:g}, "
-        f"unit: one {values['unit']}",
+        f"at delta {values['delta']!r}, unit: one {values['unit']}, neighbours: {values['neighbours']} (assumptions: --json)",
         highlight=False,
     )
 

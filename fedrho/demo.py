@@ -277,7 +277,7 @@ def print_result(result: DemoResult) -> None:
     for name, value in (
         ("algorithm", file.algorithm),
         ("model", f"{file.model}, on scikit-learn's handwritten digits"),
-        ("steps", f"{result.status.step} of {file.steps}, {file.round.goal} reports each"),
+        ("steps", f"{result.status.step} of {file.steps}, goal {file.round.goal} reports each"),
         ("devices", f"{file.population} in {result_processes(result)}"),
         ("accuracy", f"{result.accuracy:.3f} (simulation only: on held-out digits)"),
         ("time", f"{result.seconds:.0f} s"),
@@ -286,6 +286,7 @@ def print_result(result: DemoResult) -> None:
     out.print(table)
     print_statement(result.statement, file.privacy.delta)
     out.print(f"\n{plain_words(result)}", highlight=False)
+    out.print("The settings of this demo were chosen on the same public digits: of a real run, that assumption must hold.")
     out.print(f"\nstate: {result.folder}", highlight=False, soft_wrap=True)
 
 
@@ -295,7 +296,7 @@ def plain_words(result: DemoResult) -> str:
     epsilon = result.statement.epsilon(file.privacy.delta)
     where = f"at epsilon = {round_up(epsilon)} (delta = {file.privacy.delta!r}, one device, zero-out)"
     if epsilon <= 2:
-        return f"This guarantee is strong: {where} an attacker learns little about whether any one device took part."
+        return f"This guarantee is strong: {where} an attacker learns little about what any one device contributed."
     return (
         f"This guarantee is {'weak' if epsilon > 8 else 'moderate'}: {where} the bound leaves room to learn about "
         f"single devices. {file.population} devices are too few to hide in and still learn. With thousands of devices a step the "

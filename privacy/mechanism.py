@@ -37,7 +37,7 @@ class NoiseState(Protocol):
         """Every node that a later step or a replay still needs; the seeds of all others can be erased."""
 
 
-LARGEST_STDDEV = 2.0**40
+LARGEST_NODE_STDDEV = 2.0**40
 """In grid units, of one node: sums of all nodes below a tree of 2**18 steps still fit into int64."""
 
 State = TypeVar("State", bound=NoiseState)
@@ -60,8 +60,8 @@ class Mechanism(ABC, Generic[State]):
 
     def __post_init__(self) -> None:
         gaussian_rho(1.0, self.noise_multiplier)
-        if self.stddev > LARGEST_STDDEV:
-            most = LARGEST_STDDEV / self.grid.radius
+        if self.stddev > LARGEST_NODE_STDDEV:
+            most = LARGEST_NODE_STDDEV / self.grid.radius
             raise ValueError(
                 f"noise_multiplier must be at most {most:g} on a grid of {self.grid.bits} bits, not {self.noise_multiplier}"
             )

@@ -7,7 +7,7 @@ One way, one type a station. An `Update` is what a device computed; a `Clipped` 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
@@ -64,7 +64,7 @@ class Grid:
 class Update:
     """What local training changed: local weights minus the weights it started from, flat float32, shape (size,)."""
 
-    vector: FloatVector
+    vector: FloatVector = field(repr=False)
 
     def __post_init__(self) -> None:
         if self.vector.ndim != 1 or self.vector.dtype != np.float32:
@@ -81,7 +81,7 @@ class Clipped:
     of a stranger promises as much as one made by `clip`.
     """
 
-    vector: GridVector
+    vector: GridVector = field(repr=False)
     grid: Grid
 
     def __post_init__(self) -> None:
@@ -105,7 +105,7 @@ def within(vector: GridVector, grid: Grid) -> bool:
 
 
 class ClippedSum:
-    """The exact sum of clipped vectors, int64 in grid units; opaque to everything but `add_noise`."""
+    """The exact sum of clipped vectors, int64 in grid units; opaque to everything but `add_noise`, which empties it."""
 
     __slots__ = ("_total", "grid")
 
@@ -130,7 +130,7 @@ class ClippedSum:
 class Released:
     """A noisy sum, int64 in grid units, shape (size,): the output of a mechanism, free to post-process."""
 
-    vector: IntVector
+    vector: IntVector = field(repr=False)
     grid: Grid
 
     def mean(self, goal: int) -> NDArray[np.float64]:
@@ -139,7 +139,13 @@ class Released:
 
 
 def add_noise(total: ClippedSum, noise: IntVector) -> Released:
-    """The one door out of an un-noised sum; integers in, integers out, so no low-order bit of a float survives."""
+    """The one door out of an un-noised sum; integers in, integers out, so no low-order bit of a float survives.
+
+    A sum goes through once: afterwards it is overwritten and empty, and a second try raises InvalidVector.
+    """
     if noise.dtype != np.int64 or noise.shape != (total.size,):
         raise InvalidVector(f"noise must be int64 of shape ({total.size},), not {noise.dtype} {noise.shape}")
-    return Released(total._total + noise, total.grid)
+    released = Released(total._total + noise, total.grid)
+    total._total.fill(0)
+    total._total = np.zeros(0, dtype=np.int64)
+    return released

@@ -73,7 +73,7 @@ async def _run(
     server.add_generic_rpc_handlers((service.handlers(),))
     await server.start()
     listening(coordinator)
-    await _until_done(service, stop)
+    await service.run_rounds(stop)
     if coordinator.finished and not stop.is_set():
         await _say_goodbye(task, stop)
     return coordinator
@@ -137,21 +137,6 @@ def _stop_on_signals() -> asyncio.Event:
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
     return stop
-
-
-async def _until_done(service: DeviceService, stop: asyncio.Event) -> None:
-    rounds, stopped = asyncio.create_task(service.run_rounds()), asyncio.create_task(stop.wait())
-    await asyncio.wait({rounds, stopped}, return_when=asyncio.FIRST_COMPLETED)
-    stopped.cancel()
-    if rounds.done():
-        return rounds.result()
-    await _finish_release(rounds)
-
-
-async def _finish_release(rounds: asyncio.Task[None]) -> None:
-    rounds.cancel()
-    with suppress(asyncio.CancelledError):
-        await rounds
 
 
 async def _say_goodbye(task: Task, stop: asyncio.Event) -> None:

@@ -62,6 +62,9 @@ class Surroundings:
 class Coordinator:
     """One run of one task. Make one with `open_run`."""
 
+    _sum: RunningSum
+    _taken: bool
+
     def __init__(
         self,
         task: Task,
@@ -79,7 +82,7 @@ class Coordinator:
         self._tag_key = tag_key
         self._past = past
         self._previous: Round | None = None
-        self._open(attempt=1, now=now)
+        self.round = self._open(attempt=1, now=now)
 
     # -- what devices ask ------------------------------------------------------------------------------------------------
 
@@ -178,7 +181,7 @@ class Coordinator:
         self.round.lapse(now)
         if self.round.phase is Phase.ABANDONED:
             self._sum.destroy()
-            self._open(self.round.attempt + 1, now)
+            self._next(self.round.attempt + 1, now)
 
     @property
     def finished(self) -> bool:
@@ -195,8 +198,9 @@ class Coordinator:
 
     def take_full_round(self) -> Attempt:
         """Takes the sum out of the closed round; this happens once."""
-        if not self.release_due:
+        if not self.release_due or self._taken:
             raise RuntimeError("no full round waits for its release")
+        self._taken = True
         return Attempt(self.round.attempt, self._sum.close(), self.round.counted_tags(), self._opened_at)
 
     def through_gate(self, attempt: Attempt, now: float) -> Progress:
@@ -207,22 +211,26 @@ class Coordinator:
         for tag in self.round.counted_tags():
             self._past.setdefault(tag, []).append(progress.step)
         self.progress = progress
-        self._open(attempt=1, now=now)
+        self._next(attempt=1, now=now)
 
     def statement(self) -> PrivacyStatement:
         return statement(self.task, self.progress.charge)
 
     # -- helpers ---------------------------------------------------------------------------------------------------------
 
-    def _open(self, attempt: int, now: float) -> None:
+    def _next(self, attempt: int, now: float) -> None:
+        self._previous = self.round
+        self.round = self._open(attempt, now)
+
+    def _open(self, attempt: int, now: float) -> Round:
         file = self.task.file.round
         factor = min(2 ** (attempt - 1), LONGEST_DEADLINE_FACTOR)
-        self._previous = getattr(self, "round", None)
         self._opened_at = now
+        self._taken = False
         self._sum = RunningSum(int(self.progress.weights.size), self.task.mechanism.grid)
         self._checkpoint = self.progress.weights.astype("<f4").tobytes()
         self._checkpoint_sha256 = hashlib.sha256(self._checkpoint).digest()
-        self.round = Round(
+        return Round(
             step=self.progress.step + 1,
             attempt=attempt,
             goal=file.goal,

@@ -35,7 +35,7 @@ def statement(task: Task, latest: Charge) -> PrivacyStatement:
     """What may be said about everything released up to `latest`."""
     limits, kept_by = task.participation, "each device's own history"
     if task.file.participation.server_window:
-        kept_by += " and by the server's window of device tags"
+        kept_by += " and by the server's window of the tags that devices present"
     return PrivacyStatement(
         unit=Unit.DEVICE,
         neighbours=Neighbours.ZERO_OUT,
@@ -43,10 +43,15 @@ def statement(task: Task, latest: Charge) -> PrivacyStatement:
         assumptions=(
             f"each device takes part in at most {limits.max_times} steps, any two of them at least {limits.min_separation} "
             f"apart (difference of step numbers), kept by {kept_by}",
+            "no device's history and no store was copied, restored from a backup or deleted",
             "a person with c devices is protected c**2 times weaker in rho",
+            "this is about this run alone: other runs on the same devices add their rho",
+            "neither the starting weights nor the settings of the task were chosen with these devices' data",
+            "who takes part, and when, does not depend on the data of a device",
             "the server is trusted: it sees clipped updates in memory, adds the noise and keeps its seeds secret",
+            "the wire is private: nobody else sees the updates on their way",
             "noise grows from seeds of the operating system through ChaCha20, as float64 Gaussians rounded to the grid",
             f"the divisor {task.file.round.goal} and the number of steps are public constants",
-            "only the weights of released steps leave the server; the hyper-parameters were not tuned on these devices",
+            "only the weights of released steps leave the server, and what follows from who came rather than from data",
         ),
     )

@@ -6,7 +6,7 @@ that the stored result is served again. Nothing here is recomputed, and nothing 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from fedrho.privacy.mechanism import NoiseState
@@ -45,7 +45,7 @@ class Stored:
     """What a store holds of a run: the latest commit, all live noise nodes, and who took part when (if it is kept)."""
 
     run: bytes
-    tag_key: bytes
+    tag_key: bytes = field(repr=False)
     charge: Charge
     weights: FloatVector
     velocity: Velocity

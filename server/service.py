@@ -57,7 +57,7 @@ class BrokenFraming(Exception):
 
 
 class DeviceService:
-    """The device service. Owns the only references to the coordinator while it runs."""
+    """The device service: every call of a device, and the passing of time, for one coordinator."""
 
     def __init__(self, coordinator: Coordinator, clock: Callable[[], float], on_release: Callable[[Coordinator], None]) -> None:
         self._coordinator = coordinator
@@ -79,16 +79,22 @@ class DeviceService:
         }
         return grpc.method_handlers_generic_handler(codec.SERVICE, methods)
 
-    async def run_rounds(self) -> None:
-        """Lets time pass, and releases every full round, until the run has ended; an error here must stop the server."""
-        while not self._coordinator.finished:
+    async def run_rounds(self, stop: asyncio.Event) -> None:
+        """Lets time pass, and releases every full round, until the run has ended or `stop` is set.
+
+        A release that has begun is finished and installed first. An error here must stop the server.
+        """
+        while not self._coordinator.finished and not stop.is_set():
             self._coordinator.tick(self._clock())
             if self._coordinator.release_due:
-                attempt = self._coordinator.take_full_round()
-                progress = await asyncio.to_thread(self._coordinator.through_gate, attempt, self._clock())
-                self._coordinator.install(progress, self._clock())
-                self._on_release(self._coordinator)
+                await self._release()
             await asyncio.sleep(TICK_SECONDS)
+
+    async def _release(self) -> None:
+        attempt = self._coordinator.take_full_round()
+        progress = await asyncio.to_thread(self._coordinator.through_gate, attempt, self._clock())
+        self._coordinator.install(progress, self._clock())
+        self._on_release(self._coordinator)
 
     async def _population(self, request: bytes, context: Any) -> bytes:
         codec.decode(PopulationRequest, request)

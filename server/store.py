@@ -12,11 +12,13 @@ import fcntl
 import hashlib
 import json
 import os
+import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
+from urllib.parse import quote
 
 import numpy as np
 import sqlalchemy as sa
@@ -105,9 +107,10 @@ class SqliteStore:
         """Raises StoreBusy when another server holds the folder, StoreConflict when it is not a store."""
         self.folder = folder
         with ExitStack() as held, _as_conflict(folder):
+            _refuse_foreign(folder)
             (folder / "blobs").mkdir(parents=True, exist_ok=True, mode=0o700)
             folder.chmod(0o700)
-            held.enter_context(_locked(folder / "lock"))
+            held.enter_context(_locked_soon(folder / "lock"))
             self._engine = _engine(folder / DATABASE, "rwc")
             self._prepare()
             self._held = held.pop_all()
@@ -125,6 +128,7 @@ class SqliteStore:
             row = {"run": run, "task": task.file.model_dump_json(), "tag_key": tag_key, "created_at": start.committed_at}
             connection.execute(sa.insert(runs).values(row))
             connection.execute(sa.insert(releases).values(self._release_row(start)))
+        self._publish(run, start.charge.step)
 
     def load(self, task: Task) -> Stored | None:
         with _as_conflict(self.folder), self._engine.connect() as connection:
@@ -139,6 +143,7 @@ class SqliteStore:
             live = connection.execute(sa.select(noise_nodes).where(noise_nodes.c.seed.is_not(None)))
             nodes = tuple(NoiseNode(row.name, row.seed, row.digest) for row in live)
             tags = tuple((row.tag, row.step) for row in connection.execute(sa.select(participations)))
+        self._publish(run.run, latest.step)
         return Stored(
             run=run.run,
             tag_key=run.tag_key,
@@ -165,9 +170,7 @@ class SqliteStore:
                 connection.execute(sa.delete(participations))
                 connection.execute(sa.update(runs).values(tag_key=b""))
             run: bytes = connection.execute(sa.select(runs.c.run)).scalar_one()
-        with _as_conflict(self.folder):
-            _write(self.folder / PUBLISHED, json.dumps({"run": run.hex(), "step": step}).encode())
-            self._sweep()
+        self._publish(run, step)
 
     @contextmanager
     def _transaction(self) -> Iterator[sa.Connection]:
@@ -184,15 +187,25 @@ class SqliteStore:
             elif version != SCHEMA_VERSION:
                 raise StoreConflict(f"{self.folder}: written by another version of fedrho (schema {version})")
 
+    def _publish(self, run: bytes, step: int) -> None:
+        """Notes that `step` may be seen from now on, and removes what no latest release names."""
+        with _as_conflict(self.folder):
+            _write(self.folder / PUBLISHED, json.dumps({"run": run.hex(), "step": step}).encode())
+            self._sweep()
+
     def _check_published(self, run: bytes, step: int) -> None:
         """A database older than what was published would draw second noise for released steps."""
         path = self.folder / PUBLISHED
-        if not path.exists():
-            return
-        published = json.loads(path.read_text())
-        if published["run"] != run.hex() or published["step"] > step:
+        if not path.exists() and step <= 0:
+            return  # nothing was released, or the process ended between creating the run and saying so
+        try:
+            published = json.loads(path.read_text())
+            there, latest = str(published["run"]), int(published["step"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise StoreConflict(f"{self.folder}: {PUBLISHED} is missing or damaged, so what was published is unknown") from error
+        if there != run.hex() or latest > step:
             raise StoreConflict(
-                f"{self.folder}: the database is older than what was published (step {published['step']}); continuing would "
+                f"{self.folder}: the database is older than what was published (step {latest}); continuing would "
                 "release steps twice. Put the newest database back, or start a new run in another folder"
             )
 
@@ -243,7 +256,7 @@ class RunStatus:
 
 
 def read_status(folder: Path) -> RunStatus | None:
-    """The run in `folder`, or None when there is none; takes no lock, changes nothing."""
+    """The run in `folder`, or None when there is none; changes nothing."""
     if not (folder / DATABASE).exists():
         return None
     with _as_conflict(folder), _engine(folder / DATABASE, "ro").connect() as connection:
@@ -305,7 +318,8 @@ def _differences(prefix: str, there: Any, here: Any) -> Iterator[str]:
 
 def _engine(path: Path, mode: str) -> sa.Engine:
     """SQLite as it should be: WAL, written through at every commit, erased pages overwritten, writers begin immediately."""
-    engine = sa.create_engine(f"sqlite+pysqlite:///file:{path}?mode={mode}&uri=true", poolclass=sa.NullPool)
+    url = sa.URL.create("sqlite+pysqlite", database=f"file:{quote(str(path))}", query={"mode": mode, "uri": "true"})
+    engine = sa.create_engine(url, poolclass=sa.NullPool)
 
     @sa.event.listens_for(engine, "connect")
     def configure(connection: Any, record: object) -> None:
@@ -341,6 +355,21 @@ def _directory(path: Path) -> Iterator[int]:
         yield descriptor
     finally:
         os.close(descriptor)
+
+
+def _refuse_foreign(folder: Path) -> None:
+    """Somebody's own folder is not taken over."""
+    if folder.is_dir() and any(folder.iterdir()) and not any((folder / name).exists() for name in (DATABASE, PUBLISHED, "lock")):
+        raise StoreConflict(f"{folder}: holds other files and no run; choose a new or empty folder")
+
+
+def _locked_soon(path: Path) -> IO[bytes]:
+    """Tries for a second, because whoever asks for the status holds the lock for an instant."""
+    for _ in range(20):
+        with suppress(StoreBusy):
+            return _locked(path)
+        time.sleep(0.05)
+    return _locked(path)
 
 
 def _locked(path: Path) -> IO[bytes]:

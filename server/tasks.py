@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import hashlib
 import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -107,11 +106,6 @@ class Task:
     @property
     def budget(self) -> Rho:
         return Rho(self.file.privacy.rho)
-
-    @property
-    def digest(self) -> bytes:
-        """SHA-256 of every value that defines the run."""
-        return hashlib.sha256(self.file.model_dump_json().encode()).digest()
 
 
 def dp_ftrl(file: TaskFile) -> Task:

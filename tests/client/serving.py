@@ -35,7 +35,7 @@ async def serving(coordinator: Coordinator) -> AsyncIterator[str]:
     """The address of the real device service, with its rounds running."""
     service = DeviceService(coordinator, time.monotonic, lambda _: None)
     async with listening(service.handlers()) as address:
-        rounds = asyncio.create_task(service.run_rounds())
+        rounds = asyncio.create_task(service.run_rounds(asyncio.Event()))
         try:
             yield address
         finally:

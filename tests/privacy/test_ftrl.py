@@ -37,7 +37,7 @@ def test_sgd_on_residuals_equals_ftrl_on_noisy_prefix_sums(momentum: float) -> N
     tree, source = BinaryTree(GRID, 2.0), SeededNoise("ftrl")
     state, released = tree.init(size), []
     for total in np.random.Generator(np.random.PCG64(10)).integers(-20, 20, (steps, size)):
-        out, state = tree.release(ClippedSum(total, GRID), state, source)
+        out, state = tree.release(ClippedSum(total.copy(), GRID), state, source)
         released.append(out.vector)
     expected, velocity = [], np.zeros(size)
     for prefix in np.cumsum(released, axis=0):

@@ -51,7 +51,7 @@ def stream(mechanism: AnyMechanism, totals: list[IntVector], source: NoiseSource
     """What is released, shape (steps, size)."""
     state, released = mechanism.init(totals[0].size), []
     for total in totals:
-        out, state = mechanism.release(ClippedSum(total, mechanism.grid), state, source)
+        out, state = mechanism.release(ClippedSum(total.copy(), mechanism.grid), state, source)
         released.append(out.vector)
     return np.array(released)
 

@@ -184,3 +184,12 @@ def test_only_a_mechanism_calls_the_door_out_of_a_sum() -> None:
         or (isinstance(node, ast.Attribute) and node.attr == "add_noise")
     }
     assert callers == {"privacy/mechanism.py"}
+
+
+def test_a_sum_goes_through_the_door_once_and_is_empty_afterwards() -> None:
+    values = ints(3, 4)
+    total = ClippedSum(values, Grid(1.0))
+    assert add_noise(total, ints(0, 0)).vector.tolist() == [3, 4]
+    assert values.tolist() == [0, 0]
+    with pytest.raises(InvalidVector):
+        add_noise(total, ints(0, 0))

@@ -248,3 +248,66 @@ def test_sigkill_at_any_moment_never_gives_two_results_for_a_step(tmp_path: Path
 def test_published_says_what_was_committed(tmp_path: Path, make_engine: MakeEngine) -> None:
     with engine_in(tmp_path, make_engine, steps=2) as engine:
         assert json.loads((tmp_path / "published.json").read_text()) == {"run": engine.run.hex(), "step": 2}
+
+
+@pytest.mark.parametrize("name", ["run#1", "run?2", "run%41", "run 3", "löwe"])
+def test_any_name_of_a_folder_keeps_the_database_inside(name: str, tmp_path: Path, make_engine: MakeEngine) -> None:
+    with engine_in(tmp_path / name, make_engine, steps=1):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    status = read_status(tmp_path / name)
+    assert status is not None
+    assert status.step == 1
+
+
+def test_a_restart_says_again_what_may_have_been_seen(tmp_path: Path, make_engine: MakeEngine) -> None:
+    """Killed between the commit and its note, the next server serves that step; an older database is then refused."""
+    with engine_in(tmp_path, make_engine, steps=1):
+        shutil.copy(tmp_path / "published.json", tmp_path / "older.json")
+    shutil.copy(tmp_path / "fedrho.sqlite", tmp_path / "older.sqlite")
+    with engine_in(tmp_path, make_engine, steps=1):
+        pass
+    shutil.move(tmp_path / "older.json", tmp_path / "published.json")
+    with engine_in(tmp_path, make_engine) as engine:
+        assert engine.progress.step == 2
+        assert json.loads((tmp_path / "published.json").read_text())["step"] == 2
+    shutil.move(tmp_path / "older.sqlite", tmp_path / "fedrho.sqlite")
+    with pytest.raises(StoreConflict, match="older than what was published"), engine_in(tmp_path, make_engine):
+        pass
+
+
+@pytest.mark.parametrize("content", [None, b"", b"[]", b"{}", b"{", b'{"run": 1, "step": "x"}'])
+def test_a_note_of_what_was_published_that_is_missing_or_damaged_stops_the_server(
+    content: bytes | None, tmp_path: Path, make_engine: MakeEngine
+) -> None:
+    with engine_in(tmp_path, make_engine, steps=1):
+        pass
+    (tmp_path / "published.json").unlink()
+    if content is not None:
+        (tmp_path / "published.json").write_bytes(content)
+    with pytest.raises(StoreConflict, match="missing or damaged"), engine_in(tmp_path, make_engine):
+        pass
+
+
+def test_results_of_an_attempt_that_never_committed_are_removed_at_the_start(tmp_path: Path, make_engine: MakeEngine) -> None:
+    with engine_in(tmp_path, make_engine, steps=1):
+        pass
+    (tmp_path / "blobs" / ("0" * 64)).write_bytes(b"noisy, and never charged")
+    with engine_in(tmp_path, make_engine):
+        assert not (tmp_path / "blobs" / ("0" * 64)).exists()
+
+
+def test_a_folder_with_other_things_in_it_is_not_taken_over(tmp_path: Path) -> None:
+    (tmp_path / "letters.txt").write_text("mine")
+    mode = tmp_path.stat().st_mode
+    with pytest.raises(StoreConflict, match="holds other files"):
+        SqliteStore(tmp_path)
+    assert tmp_path.stat().st_mode == mode
+    assert [path.name for path in tmp_path.iterdir()] == ["letters.txt"]
+
+
+def test_every_commit_is_written_through(tmp_path: Path) -> None:
+    with SqliteStore(tmp_path) as store, store._engine.connect() as connection:
+        assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 2
+        assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
+        assert connection.exec_driver_sql("PRAGMA secure_delete").scalar() == 1
