@@ -1,6 +1,19 @@
-"""`python -m fedrho` is the console command."""
+"""`fedrho` and `python -m fedrho`: the console command, stoppable while it is still loading."""
 
-from fedrho.cli import main
+from __future__ import annotations
+
+import sys
+
+
+def main() -> None:
+    try:
+        from fedrho import cli
+
+        cli.main()
+    except KeyboardInterrupt:
+        sys.stderr.write("fedrho: stopped\n")
+        sys.exit(130)
+
 
 if __name__ == "__main__":
     main()

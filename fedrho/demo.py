@@ -106,23 +106,28 @@ def demo_task(options: DemoOptions) -> str:
     values["participation"]["max_times"] = max(1, -(-options.steps * values["participation"]["max_times"] // 30))
     if options.rho is not None:
         values["privacy"]["rho"] = options.rho
-    return _toml(values)
+    return f"# Digits among {options.devices} devices, alpha {options.alpha}, seed {options.seed}.\n{_toml(values)}\n"
 
 
 def run_demo(options: DemoOptions) -> DemoResult:
     """Runs, or continues, the demo in its folder; raises DemoFailed, TaskFileError, StoreConflict."""
     began = time.monotonic()
-    data = digits(options.devices, options.alpha, options.seed)
-    task = parse_task(demo_task(options), "demo")
-    folder = _folder(options)
-    demo = Demo(task, options, folder, data)
+    text = demo_task(options)
+    task = parse_task(text, "demo")
+    folder = _folder(options, text)
     try:
-        with _interrupted_by_sigterm(), StepProgress(options.steps, "starting server and devices") as progress, demo.children():
-            status = demo.watch(progress)
+        with _interrupted_by_sigterm():
+            status, accuracy = _run(Demo(task, options, folder, digits(options.devices, options.alpha, options.seed)))
     except KeyboardInterrupt:
         raise DemoInterrupted(folder) from None
     spent = statement(task, Charge(status.step, Rho(status.rho)))
-    return DemoResult(task, status, spent, demo.accuracy(status), folder, time.monotonic() - began)
+    return DemoResult(task, status, spent, accuracy, folder, time.monotonic() - began)
+
+
+def _run(demo: Demo) -> tuple[RunStatus, float]:
+    with StepProgress(demo.options.steps, "starting server and devices") as progress, demo.children():
+        status = demo.watch(progress)
+    return status, demo.accuracy(status)
 
 
 @dataclass
@@ -210,8 +215,14 @@ class Demo:
             known = read_address(self.store)
             if known is not None and known[1] == server.process.pid:
                 return known[0]
-            if server.process.poll() is not None:
+            code = server.process.poll()
+            if code == 2:
+                raise StoreConflict(server.last_line())
+            if code is not None and (code > 0 or self._restarts >= MOST_RESTARTS):
                 raise DemoFailed(f"the server did not start: {server.last_line()}")
+            if code is not None:
+                self._restarts += 1
+                server.restart()
             time.sleep(POLL_SECONDS)
         raise DemoFailed(f"the server did not start within {START_SECONDS:g} s; see {server.log}")
 
@@ -243,7 +254,7 @@ class Child:
 
     def last_line(self) -> str:
         lines = self.log.read_text(errors="replace").strip().splitlines()
-        return lines[-1] if lines else f"no output in {self.log}"
+        return lines[-1].removeprefix("fedrho: ") if lines else f"no output in {self.log}"
 
 
 class Evaluator:
@@ -309,17 +320,20 @@ def result_processes(result: DemoResult) -> str:
     return f"{count} client processes" if count != 1 else "1 client process"
 
 
-def _folder(options: DemoOptions) -> Path:
-    """The demo's folder with its task file; a folder of another demo is refused."""
+def _folder(options: DemoOptions, text: str) -> Path:
+    """The demo's folder, with its task file in it; a folder of another demo is refused."""
     folder = options.store.resolve() if options.store else Path(tempfile.mkdtemp(prefix="fedrho-demo-"))
+    task_file = folder / "task.toml"
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        if not task_file.exists():
+            task_file.with_suffix(".new").write_text(text, encoding="utf-8")
+            task_file.with_suffix(".new").replace(task_file)
+        there = task_file.read_bytes()
     except OSError as error:
-        raise StoreConflict(f"{folder}: cannot be used as a folder ({error.strerror})") from error
-    task_file, text = folder / "task.toml", demo_task(options)
-    if task_file.exists() and tomllib.loads(task_file.read_text(encoding="utf-8")) != tomllib.loads(text):
+        raise StoreConflict(f"{folder}: cannot be used as a folder for the demo ({error.strerror})") from error
+    if there != text.encode():
         raise StoreConflict(f"{folder}: holds a demo with other options; choose another --store, or repeat them")
-    task_file.write_text(text, encoding="utf-8")
     return folder
 
 

@@ -36,7 +36,15 @@ def end_with_parent() -> None:
 
 
 def stop(children: Sequence[subprocess.Popen[bytes]]) -> None:
-    """Ends all of them, gently first."""
+    """Ends all of them, gently first; another Ctrl-C meanwhile changes nothing."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        _stop(children)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _stop(children: Sequence[subprocess.Popen[bytes]]) -> None:
     for child in children:
         if child.poll() is None:
             child.terminate()

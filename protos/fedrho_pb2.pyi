@@ -278,12 +278,10 @@ class AbortSessionRequest(_message.Message):
         __slots__ = ()
         REASON_UNSPECIFIED: _ClassVar[AbortSessionRequest.Reason]
         CONDITIONS: _ClassVar[AbortSessionRequest.Reason]
-        TRAINING_FAILED: _ClassVar[AbortSessionRequest.Reason]
         NOT_ALLOWED: _ClassVar[AbortSessionRequest.Reason]
         SHUTDOWN: _ClassVar[AbortSessionRequest.Reason]
     REASON_UNSPECIFIED: AbortSessionRequest.Reason
     CONDITIONS: AbortSessionRequest.Reason
-    TRAINING_FAILED: AbortSessionRequest.Reason
     NOT_ALLOWED: AbortSessionRequest.Reason
     SHUTDOWN: AbortSessionRequest.Reason
     SESSION_FIELD_NUMBER: _ClassVar[int]

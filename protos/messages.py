@@ -78,7 +78,6 @@ class SessionStatus(Enum):
 
 class AbortReason(Enum):
     CONDITIONS = 1
-    TRAINING_FAILED = 2
     NOT_ALLOWED = 3
     SHUTDOWN = 4
 

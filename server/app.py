@@ -128,7 +128,9 @@ def _bind(server: grpc.aio.Server, host: str, port: int) -> str:
     try:
         bound = server.add_insecure_port(f"{shown}:{port}")
     except RuntimeError as error:
-        raise PortBusy(f"cannot listen on {shown}:{port}; is the port in use? --port 0 takes a free one") from error
+        raise PortBusy(
+            f"cannot listen on {shown}:{port}: the port is in use (--port 0 takes a free one), or the address is not ours"
+        ) from error
     return f"{shown}:{bound}"
 
 

@@ -129,7 +129,7 @@ class Coordinator:
         if self.round.seats_left() <= 0:
             return self._later(LaterReason.NO_SEATS)
         session = self._around.new_id()
-        self.round.admit(message.request_id, session, tag)
+        self.round.admit(message.request_id, session, tag, now)
         return self._assignment(session, now)
 
     def artifact(self, sha256: bytes) -> bytes | None:
@@ -236,7 +236,7 @@ class Coordinator:
             goal=file.goal,
             min_reports=file.min_reports or file.goal,
             seats=math.ceil(file.goal * file.overselect),
-            deadline=now + file.deadline_seconds * factor,
+            deadline_seconds=file.deadline_seconds * factor,
             lease_seconds=file.lease_seconds,
             wait_seconds=min(max(file.retry_seconds[0], 0.05), 5.0),
         )

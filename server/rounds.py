@@ -56,9 +56,10 @@ class Round:
     goal: int
     min_reports: int
     seats: int
-    deadline: float
+    deadline_seconds: float
     lease_seconds: float
     wait_seconds: float
+    deadline: float = math.inf
     phase: Phase = Phase.OPEN
     sessions: dict[bytes, Session] = field(default_factory=dict)
     requests: dict[bytes, bytes] = field(default_factory=dict)
@@ -73,8 +74,10 @@ class Round:
         """Whether a device with this tag holds a seat already."""
         return tag in self._seated and self._seated[tag].status in HOLDS_SEAT
 
-    def admit(self, request_id: bytes, name: bytes, tag: bytes) -> None:
-        """Gives a seat to a new session called `name`."""
+    def admit(self, request_id: bytes, name: bytes, tag: bytes, now: float) -> None:
+        """Gives a seat to a new session called `name`; the first one starts the clock of the attempt."""
+        if not self.sessions:
+            self.deadline = now + self.deadline_seconds
         session = Session(tag)
         self.sessions[name] = session
         self.requests[request_id] = name

@@ -13,12 +13,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from fedrho.models.zoo import UnknownModel, lookup
 from fedrho.privacy.calibration import least_noise_multiplier
-from fedrho.privacy.mechanism import IndependentGaussian, Mechanism
+from fedrho.privacy.mechanism import LARGEST_NODE_STDDEV, IndependentGaussian, Mechanism
 from fedrho.privacy.participation import Participation
 from fedrho.privacy.statement import round_up
 from fedrho.privacy.tree import BinaryTree
 from fedrho.privacy.vectors import MAX_GRID_BITS, Grid
-from fedrho.privacy.zcdp import Rho
+from fedrho.privacy.zcdp import Rho, gaussian_rho
 from fedrho.server.optimizers import ServerSgd
 
 
@@ -32,6 +32,9 @@ class TaskError(ValueError):
     def __init__(self, key: str, message: str) -> None:
         super().__init__(f"{key}: {message}")
 
+
+LONGEST_FILE = 100_000
+"""Characters of a task file; real ones have a thousand."""
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -54,9 +57,9 @@ class RoundSection(Section):
 
 class PrivacySection(Section):
     clip_norm: Positive
-    rho: Positive
+    rho: Annotated[float, Field(gt=0, le=1e15, allow_inf_nan=False)]
     delta: Annotated[float, Field(gt=0, lt=1)]
-    noise_multiplier: Positive | None = None
+    noise_multiplier: Annotated[float, Field(ge=1e-15, allow_inf_nan=False)] | None = None
     grid_bits: Annotated[int, Field(ge=8, le=MAX_GRID_BITS)] = 20
 
 
@@ -128,11 +131,14 @@ def _task(file: TaskFile, kind: Callable[[Grid, float], Mechanism[Any]]) -> Task
     except ValueError as error:
         raise TaskError("privacy.clip_norm", str(error)) from error
     sensitivity_squared = kind(grid, 1.0).sensitivity_squared(file.steps, participation)
-    try:
-        least = least_noise_multiplier(sensitivity_squared, Rho(file.privacy.rho))
-        mechanism = kind(grid, file.privacy.noise_multiplier or least)
-    except (ValueError, OverflowError) as error:
-        raise TaskError("privacy", f"no usable noise for rho = {file.privacy.rho:g}: {error}") from error
+    most = LARGEST_NODE_STDDEV / grid.radius
+    if file.privacy.rho < gaussian_rho(sensitivity_squared, most):
+        allowed = round_up(gaussian_rho(sensitivity_squared, most))
+        raise TaskError("privacy.rho", f"{file.privacy.rho:g} needs more noise than 64-bit sums hold; allowed: {allowed} or more")
+    least = least_noise_multiplier(sensitivity_squared, Rho(file.privacy.rho))
+    if (file.privacy.noise_multiplier or least) > most:
+        raise TaskError("privacy.noise_multiplier", f"{file.privacy.noise_multiplier:g} is too large; allowed: up to {most:g}")
+    mechanism = kind(grid, file.privacy.noise_multiplier or least)
     cost = mechanism.cost(file.steps, participation)
     if cost > file.privacy.rho:
         raise TaskError(
@@ -185,10 +191,14 @@ def _check_reachable(file: TaskFile) -> None:
 
 def parse_task(text: str, source: str) -> Task:
     """A task from TOML; raises TaskFileError, one line that names `source`, the key and what is allowed."""
+    if len(text) > LONGEST_FILE:
+        raise TaskFileError(f"{source}: {len(text)} characters are no task file; allowed: up to {LONGEST_FILE}")
     try:
-        return build_task(TaskFile.model_validate(tomllib.loads(text)))
-    except tomllib.TOMLDecodeError as error:
-        raise TaskFileError(f"{source}: not valid TOML: {error}") from error
+        values = tomllib.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise TaskFileError(f"{source}: not valid TOML: {shortened(str(error))}") from error
+    try:
+        return build_task(TaskFile.model_validate(values))
     except ValidationError as error:
         raise TaskFileError(f"{source}: {_explain(error)}") from error
     except TaskError as error:
@@ -198,7 +208,7 @@ def parse_task(text: str, source: str) -> Task:
 def load_task(path: Path) -> Task:
     """Raises TaskFileError, also when the file is missing or not text."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError as error:
         raise TaskFileError(f"{path}: no such file; examples/digits.toml is one to start from") from error
     except (OSError, UnicodeDecodeError) as error:
@@ -215,10 +225,16 @@ def _explain(error: ValidationError) -> str:
     elif first["type"] == "missing":
         message = "missing; every task needs it"
     elif first["type"] in ("model_type", "dict_type"):
-        message = f"must be a section, [{key}], not {first['input']!r}"
+        message = f"must be a section, [{key}], not {shortened(repr(first['input']))}"
     else:
-        message = f"{first['msg'].lower()}, not {first['input']!r}"
-    return f"{key}: {message}" + (f" (and {len(more)} more)" if more else "")
+        message = f"{first['msg'].lower()}, not {shortened(repr(first['input']))}"
+    return f"{shortened(key)}: {message}" + (f" (and {len(more)} more)" if more else "")
+
+
+def shortened(text: str, most: int = 80) -> str:
+    """`text` as a terminal can bear it: printable, on one line, not too long."""
+    printable = "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text[: most + 1])
+    return printable if len(text) <= most else f"{printable[:most]}..."
 
 
 def _unknown_key(location: tuple[int | str, ...]) -> str:

@@ -96,7 +96,11 @@ def test_serve_on_a_busy_port_writes_nothing(tmp_path: Path) -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        refused(in_a_process("serve", EXAMPLE, "--port", port, cwd=work), f"cannot listen on 127.0.0.1:{port}", "--port 0 takes")
+        refused(
+            in_a_process("serve", EXAMPLE, "--port", port, cwd=work),
+            f"cannot listen on 127.0.0.1:{port}",
+            "--port 0 takes a free one",
+        )
     assert list((tmp_path / "work").iterdir()) == []
 
 

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -110,7 +111,7 @@ def assert_histories_keep_the_promise(folder: Path) -> None:
     """Every device's own history: at most ten steps, at least two apart, and enough of them for thirty steps of ten."""
     total = 0
     for path in sorted((folder / "devices").glob("*.sqlite")):
-        with sqlite3.connect(path) as database:
+        with closing(sqlite3.connect(path)) as database, database:
             steps = [row[0] for row in database.execute("SELECT step FROM contributions ORDER BY step")]
         assert len(steps) <= 10
         assert all(later - earlier >= 2 for earlier, later in itertools.pairwise(steps))
@@ -131,7 +132,7 @@ def test_a_server_and_a_client_killed_in_mid_demo_are_continued(start: Start, tm
     assert "a server process was killed" in err
     assert "a client process was killed" in err
     assert f"where step {reached} is the latest" in err or f"where step {reached + 1} is the latest" in err
-    with sqlite3.connect(folder / "server" / "fedrho.sqlite") as database:
+    with closing(sqlite3.connect(folder / "server" / "fedrho.sqlite")) as database, database:
         assert [row[0] for row in database.execute("SELECT step FROM releases ORDER BY step")] == list(range(31))
     assert_histories_keep_the_promise(folder)
 

@@ -99,6 +99,17 @@ def test_a_release_that_fails_ends_the_loop(make_engine: MakeEngine) -> None:
     assert engine.progress.step == 0
 
 
+def test_an_attempt_without_devices_waits_for_the_first(make_engine: MakeEngine) -> None:
+    engine = make_engine(size=SIZE)
+    engine.tick(1e6)
+    assert engine.round.attempt == 1
+    answer = engine.check_in(CheckIn(os.urandom(16), engine.run), 1e6)
+    assert isinstance(answer, Assignment)
+    assert answer.expires_seconds == 10.0
+    engine.tick(1e6 + 10.0)
+    assert engine.round.attempt == 2
+
+
 @pytest.mark.parametrize(("reports", "steps"), [(1, 0), (2, 1)])
 def test_at_the_deadline_min_reports_decide(reports: int, steps: int, make_engine: MakeEngine) -> None:
     engine = make_engine(size=SIZE, **{"goal = 3": "goal = 3\nmin_reports = 2"})

@@ -9,7 +9,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -164,7 +164,7 @@ def test_a_database_older_than_what_was_published_stops_the_server(tmp_path: Pat
 def test_noise_that_does_not_reproduce_stops_the_server(tmp_path: Path, make_engine: MakeEngine) -> None:
     with engine_in(tmp_path, make_engine, steps=2):
         pass
-    with sqlite3.connect(tmp_path / "fedrho.sqlite") as database:
+    with closing(sqlite3.connect(tmp_path / "fedrho.sqlite")) as database, database:
         database.execute("UPDATE noise_nodes SET seed = ? WHERE name = 'tree.0.1'", (bytes(32),))
     with pytest.raises(NoiseMismatch, match=r"tree\.0\.1"), engine_in(tmp_path, make_engine):
         pass
@@ -173,7 +173,7 @@ def test_noise_that_does_not_reproduce_stops_the_server(tmp_path: Path, make_eng
 def test_a_charge_that_is_not_the_price_stops_the_server(tmp_path: Path, make_engine: MakeEngine) -> None:
     with engine_in(tmp_path, make_engine, steps=2):
         pass
-    with sqlite3.connect(tmp_path / "fedrho.sqlite") as database:
+    with closing(sqlite3.connect(tmp_path / "fedrho.sqlite")) as database, database:
         database.execute("UPDATE releases SET rho = rho / 2 WHERE step = 2")
     with pytest.raises(StoreConflict, match="was charged"), engine_in(tmp_path, make_engine):
         pass
