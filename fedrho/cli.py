@@ -9,6 +9,7 @@ os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # before anything imports gRPC
 import asyncio
 import importlib.metadata
 import re
+import signal
 import sys
 from collections.abc import Callable
 from enum import Enum
@@ -291,6 +292,7 @@ def main() -> None:
     console.keep_stderr()
     processes.end_with_parent()
     code, text = _run()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # what there is to say is said whole
     if text:
         console.err.print(f"fedrho: {text}", highlight=False, markup=False, soft_wrap=True)
     sys.exit(code)

@@ -62,7 +62,7 @@ def children(name: str) -> list[int]:
 def our_stream(totals: NDArray[np.int64], source: NoiseSource, tree: BinaryTree = TREE) -> NDArray[np.int64]:
     state, released = tree.init(totals.shape[1]), []
     for total in totals:
-        out, state = tree.release(ClippedSum(total, tree.grid), state, source)
+        out, state = tree.release(ClippedSum(total.copy(), tree.grid), state, source)
         released.append(out.vector)
     return np.array(released)
 
