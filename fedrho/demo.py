@@ -297,7 +297,9 @@ def print_result(result: DemoResult) -> None:
     out.print(table)
     print_statement(result.statement, file.privacy.delta)
     out.print(f"\n{plain_words(result)}", highlight=False)
-    out.print("The settings of this demo were chosen on the same public digits: of a real run, that assumption must hold.")
+    out.print(
+        "The settings of this demo were chosen on these same public digits; a real run must keep what is assumed of settings."
+    )
     out.print(f"\nstate: {result.folder}", highlight=False, soft_wrap=True)
 
 
