@@ -181,4 +181,5 @@ def test_every_page_is_in_the_navigation() -> None:
 
 @pytest.mark.parametrize("page", PAGES)
 def test_no_page_shows_a_path_of_some_machine(page: str) -> None:
-    assert re.findall(r"(?:/home/|/root/|/Users/)\S*", PAGES[page]) == []
+    homes = {"/home/", "/Users/", f"{Path.home()}/"} - {"//"}
+    assert [home for home in homes if home in PAGES[page]] == []
