@@ -31,7 +31,7 @@ import numpy as np
 from fedrho.client.transport import GrpcWire
 from fedrho.privacy import tree_sensitivity
 from fedrho.privacy.clipping import clip
-from fedrho.privacy.mechanism import IndependentGaussian
+from fedrho.privacy.independent import IndependentGaussian
 from fedrho.privacy.noise import ReplayedNoise, SystemNoise
 from fedrho.privacy.participation import Participation
 from fedrho.privacy.tree import BinaryTree
@@ -247,7 +247,7 @@ def _sink(sink: Connection, sender: socket.socket, payload: bytes) -> float:
 
 def measure_noise() -> None:
     generator, source = np.random.default_rng(), SystemNoise()
-    bare, node = Row("numpy: standard_normal, PCG64"), Row("one node: ChaCha20, integers, SHA-256")
+    bare, node = Row("numpy: standard_normal, PCG64"), Row("one node: AES-128, integers, SHA-256")
     independent, tree = Row("a step of independent noise"), Row("a step of the tree (mean of 16)")
     for turn in range(4):
         figures = (
@@ -292,12 +292,11 @@ def measure_restore() -> None:
 
 def measure_price() -> None:
     mechanism, limits = BinaryTree(GRID, 7.0), Participation(6, 314)
-    cold, warm = Row("first time"), Row("again, tables cached")
+    cold, warm = Row("first time"), Row("again, from the cache")
     for _ in range(3):
-        tree_sensitivity._block.cache_clear()
-        tree_sensitivity.exact_sensitivity_squared.cache_clear()
+        for cached in (tree_sensitivity._cached_table, tree_sensitivity._after, tree_sensitivity._separated):
+            cached.cache_clear()
         cold.add(cpu_of(lambda: mechanism.cost(2000, limits)))
-        tree_sensitivity.exact_sensitivity_squared.cache_clear()
         warm.add(cpu_of(lambda: mechanism.cost(2000, limits)))
     show("exact price of a tree: 2,000 steps, at most 6 times, 314 apart, CPU", [cold, warm])
     print(f"   rho = {mechanism.cost(2000, limits):.6f} at noise multiplier 7, neighbours zero-out.\n")

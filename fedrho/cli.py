@@ -18,7 +18,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fedrho import console, processes, recent
+from fedrho import account, console, processes, recent
+from fedrho.account_audit import AuditFailed
+from fedrho.console import BadInput
+from fedrho.privacy.ledger import BudgetExhausted
 from fedrho.privacy.noise import NoiseMismatch
 from fedrho.privacy.statement import round_up
 from fedrho.privacy.zcdp import Rho, epsilon
@@ -35,14 +38,12 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 
+app.add_typer(account.app, name="account")
+
 DEFAULT_STORE = Path("fedrho-run")
 DEFAULT_HISTORY = Path(typer.get_app_dir("fedrho")) / "devices"
 Algorithm = Enum("Algorithm", {name: name for name in ALGORITHMS})  # type: ignore[misc]
 DEFAULT_ALGORITHM = Algorithm("dp-ftrl")
-
-
-class BadInput(ValueError):
-    """Something on the command line that cannot be used: one line, exit code 2."""
 
 
 class Stopped(Exception):
@@ -322,12 +323,14 @@ def _exit_code(error: Exception) -> int | None:
     from fedrho.client.transport import ServerRefused
     from fedrho.demo import DemoFailed
     from fedrho.models.base import UnknownModel
+    from fedrho.privacy.auditing.membership_tfp import AttacksMissing
     from fedrho.server.app import ExposedAddress, PortBusy
-    from fedrho.server.ledger import BudgetExhausted
+    from fedrho.server.chain import HistoryBroken
     from fedrho.server.release import StoreConflict
     from fedrho.server.store import StoreBusy
 
     mendable = (
+        AttacksMissing,
         BadInput,
         TaskFileError,
         UnknownModel,
@@ -341,4 +344,5 @@ def _exit_code(error: Exception) -> int | None:
     )
     if isinstance(error, mendable):
         return 2
-    return 1 if isinstance(error, DemoFailed | NoiseMismatch | BudgetExhausted | BadPlan | ServerRefused) else None
+    failed = (AuditFailed, BadPlan, BudgetExhausted, DemoFailed, HistoryBroken, NoiseMismatch, ServerRefused)
+    return 1 if isinstance(error, failed) else None

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from types import TracebackType
 
 from rich.console import Console
@@ -24,6 +25,20 @@ for console in (out, err):
         console.width = PIPE_WIDTH
 
 
+class BadInput(ValueError):
+    """Something on the command line that cannot be used: one line, exit code 2."""
+
+
+@contextmanager
+def working(what: str) -> Iterator[None]:
+    """Says what is going on while it takes long, on a terminal."""
+    if not err.is_terminal:
+        yield
+        return
+    with err.status(what):
+        yield
+
+
 def keep_stderr() -> None:
     """Gives `err` a descriptor of its own, because TensorFlow's import silences the usual one for a while."""
     err.file = os.fdopen(os.dup(2), "w", buffering=1)
@@ -34,17 +49,21 @@ def print_json(values: Mapping[str, object]) -> None:
     sys.stdout.write(json.dumps(values, indent=2, allow_nan=False) + "\n")
 
 
-def print_statement(statement: PrivacyStatement, delta: float) -> None:
+def print_statement(statement: PrivacyStatement, delta: float, source: str = "computed from the ledger") -> None:
     """The claim, and under it everything that it assumes."""
-    claim, assumptions = Table.grid(padding=(0, 2)), Table.grid(padding=(0, 1))
-    for name, value in statement.rows(delta):
+    print_claim(statement.rows(delta), statement.assumptions, source)
+
+
+def print_claim(rows: Sequence[tuple[str, str]], assumptions: Sequence[str], source: str) -> None:
+    claim, assumed = Table.grid(padding=(0, 2)), Table.grid(padding=(0, 1))
+    for name, value in rows:
         claim.add_row(f"  {name}", value)
-    for assumption in statement.assumptions:
-        assumptions.add_row("    -", assumption)
-    out.print("\n[bold]Privacy statement[/bold], computed from the ledger")
+    for assumption in assumptions:
+        assumed.add_row("    -", assumption)
+    out.print(f"\n[bold]Privacy statement[/bold], {source}")
     out.print(claim, highlight=False)
     out.print("  it assumes that")
-    out.print(assumptions, highlight=False)
+    out.print(assumed, highlight=False)
 
 
 class StepProgress:

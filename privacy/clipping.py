@@ -16,11 +16,29 @@ def clip(update: Update, grid: Grid) -> Clipped:
     it may err by one grid unit at a boundary, and then the factor shrinks until the integers fit.
     Source: flat clipping, McMahan et al. 2018 (arXiv 1710.06963), section 3.
     """
+    return _fit(update, _norm(update), grid, behind=[])
+
+
+def clip_with_count(update: Update, grid: Grid) -> Clipped:
+    """`clip`, and one more coordinate behind it: +1 where nothing had to be clipped, else -1; shape (size + 1,).
+
+    For `adaptive.AdaptiveGaussian`. The norm of the whole is at most the radius, so that of the update stays below it by less
+    than one grid unit.
+    """
+    norm = _norm(update)
+    return _fit(update, norm, grid, behind=[1 if norm <= grid.clip_norm else -1])
+
+
+def _norm(update: Update) -> float:
+    return float(np.linalg.norm(update.vector.astype(np.float64)))
+
+
+def _fit(update: Update, norm: float, grid: Grid, behind: list[int]) -> Clipped:
+    """The update scaled and truncated, with the integers `behind` after it, such that all together fit the radius."""
     wide = update.vector.astype(np.float64)
-    norm = float(np.linalg.norm(wide))
     factor = min(1.0, grid.clip_norm / norm) / grid.unit if norm > 0 else 0.0
     while True:
-        vector = np.trunc(wide * factor).astype(np.int32)
+        vector = np.append(np.trunc(wide * factor), behind).astype(np.int32)
         if within(vector, grid):
             return Clipped(vector, grid)
         factor *= SHRINK

@@ -1,4 +1,4 @@
-"""The Mechanism contract, and independent Gaussian noise (DP-FedAvg).
+"""The Mechanism contract: clip norm, noise and price in one value.
 
 Every mechanism here publishes, step by step, x_t + (C^-1 Z)_t for a lower-triangular C and Gaussian Z: the exact sum of the
 step plus noise that does not depend on any data. So a mechanism is its noise sequence and its sensitivity; adding the noise
@@ -10,6 +10,9 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar, Generic, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from fedrho.privacy.noise import NoiseNode, NoiseSource
 from fedrho.privacy.participation import Participation
@@ -44,6 +47,17 @@ State = TypeVar("State", bound=NoiseState)
 
 
 @dataclass(frozen=True)
+class Sensitivity:
+    """Squared L2 sensitivity of everything that is released to one client, in units of the squared clip norm.
+
+    `exact` says whether it is the worst case itself, or a proven bound above it.
+    """
+
+    squared: float
+    exact: bool = True
+
+
+@dataclass(frozen=True)
 class Mechanism(ABC, Generic[State]):
     """Clip norm, noise and price in one value, so that they cannot disagree.
 
@@ -55,6 +69,8 @@ class Mechanism(ABC, Generic[State]):
     """
 
     name: ClassVar[str]
+    counts: ClassVar[int] = 0
+    """Coordinates of a sum behind those of the weights: what the mechanism itself asks of the clients."""
     grid: Grid
     noise_multiplier: float
 
@@ -77,53 +93,34 @@ class Mechanism(ABC, Generic[State]):
 
     @abstractmethod
     def next_noise(self, state: State, source: NoiseSource) -> tuple[IntVector, State]:
-        """The noise that the next step adds to its sum, int64 in grid units, and the state after it."""
+        """The noise that the next step adds to its sum, int64 in grid units, shape (size + counts,), and the state after it."""
 
     @abstractmethod
-    def sensitivity_squared(self, steps: int, participation: Participation) -> int:
-        """Squared L2 sensitivity of `steps` releases to one client, in units of the squared clip norm."""
+    def sensitivity(self, steps: int, participation: Participation) -> Sensitivity:
+        """Of `steps` releases to one client who takes part as `participation` allows; raises ValueError where it cannot tell."""
+
+    @abstractmethod
+    def prefix_variances(self, steps: int) -> NDArray[np.float64]:
+        """Variance of the noise in the sum of the first t releases, t = 1 ... steps, when a node's noise has variance 1."""
 
     @abstractmethod
     def restore(self, size: int, step: int, replayed: NoiseSource) -> State:
         """The state after `step` steps, from stored nodes; raises NoiseMismatch when they do not reproduce."""
 
     def cost(self, steps: int, participation: Participation) -> Rho:
-        return gaussian_rho(self.sensitivity_squared(steps, participation), self.noise_multiplier)
+        return gaussian_rho(self.sensitivity(steps, participation).squared, self.noise_multiplier)
+
+    def grid_at(self, state: State) -> Grid:
+        """The grid of the next step's sum; another one at every step only where the clip norm adapts."""
+        return self.grid
 
     def release(self, total: ClippedSum, state: State, source: NoiseSource) -> tuple[Released, State]:
-        """One step's noisy sum; raises ValueError when the sum was clipped for another mechanism."""
-        if total.grid != self.grid or total.size != state.size:
-            raise ValueError("the sum does not lie on this mechanism's grid, or has another length")
+        """One step's noisy sum, shape (size,); raises ValueError when the sum was clipped for another mechanism."""
+        self.check_sum(total, state)
         noise, after = self.next_noise(state, source)
         return add_noise(total, noise), after
 
-
-@dataclass(frozen=True)
-class GaussianState:
-    step: int
-    size: int
-    drawn: tuple[NoiseNode, ...] = ()
-    live: tuple[NoiseNode, ...] = ()
-
-
-@dataclass(frozen=True)
-class IndependentGaussian(Mechanism[GaussianState]):
-    """Fresh N(0, (noise_multiplier * clip_norm)**2) at every step: C is the identity, DP-FedAvg without amplification.
-
-    k participations cost k / (2 z**2) (McMahan et al. 2018, arXiv 1710.06963, composed in zCDP).
-    """
-
-    name = "independent-gaussian"
-
-    def init(self, size: int) -> GaussianState:
-        return GaussianState(step=0, size=size)
-
-    def next_noise(self, state: GaussianState, source: NoiseSource) -> tuple[IntVector, GaussianState]:
-        noise, node = source.draw(f"row.{state.step + 1}", state.size, self.stddev)
-        return noise, GaussianState(state.step + 1, state.size, drawn=(node,))
-
-    def sensitivity_squared(self, steps: int, participation: Participation) -> int:
-        return participation.most_times(steps)
-
-    def restore(self, size: int, step: int, replayed: NoiseSource) -> GaussianState:
-        return GaussianState(step=step, size=size)
+    def check_sum(self, total: ClippedSum, state: State) -> None:
+        """Raises ValueError unless `total` is a sum of what this mechanism asks of clients at the next step."""
+        if total.grid != self.grid_at(state) or total.size != state.size + self.counts:
+            raise ValueError("the sum does not lie on this mechanism's grid, or has another length")

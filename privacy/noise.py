@@ -1,8 +1,11 @@
 """Where randomness comes from: the operating system, by stored seed.
 
 Noise belongs to a *node* (a tree node, or a row of independent noise). A node's noise is drawn once, from a fresh 32-byte seed
-of the operating system expanded by ChaCha20, rounded onto the integer grid, and remembered as seed and digest. Whoever needs the
-same node again replays it from the seed; a digest that does not reproduce stops everything.
+of the operating system expanded by AES-128 in counter mode, rounded onto the integer grid, and remembered as seed and digest.
+Whoever needs the same node again replays it from the seed; a digest that does not reproduce stops everything.
+
+A vector grows in segments, each with a stretch of the counter of its own, on as many threads as there are processors: what
+comes out depends on the seed alone.
 """
 
 from __future__ import annotations
@@ -10,15 +13,20 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
-from randomgen import ChaCha
 
 from fedrho.privacy.vectors import IntVector
 
 SEED_BYTES = 32
+"""16 of the AES key, then 16 of the counter's start."""
+SEGMENT = 2**16
+"""Coordinates that grow from one stretch of the counter."""
+STRETCH = 2**64
+"""Blocks of the counter between the starts of two segments; a segment uses some 2**16."""
 LARGEST_STDDEV = 2.0**58
 """In grid units: 16 standard deviations still fit into int64, and float64 normals end before 16."""
 
@@ -29,7 +37,7 @@ class NoiseMismatch(RuntimeError):
 
 @dataclass(frozen=True)
 class NoiseNode:
-    """One node's noise in short: its name, the 32-byte seed it grows from, and the SHA-256 of the vector."""
+    """One node's noise in short: its name, the 32-byte seed it grows from, and the SHA-256 of its segments' SHA-256."""
 
     name: str
     seed: bytes = field(repr=False)
@@ -74,6 +82,27 @@ def expand(name: str, seed: bytes, size: int, stddev: float) -> tuple[IntVector,
         raise ValueError(f"the stddev of noise must lie between 0 and {LARGEST_STDDEV:g} grid units, not {stddev}")
     if len(seed) != SEED_BYTES:
         raise ValueError(f"a noise seed has {SEED_BYTES} bytes, not {len(seed)}")
-    generator = np.random.Generator(ChaCha(key=int.from_bytes(seed, "little"), counter=0, rounds=20))
-    vector: IntVector = np.rint(generator.standard_normal(size) * stddev).astype(np.int64)
-    return vector, NoiseNode(name, seed, hashlib.sha256(vector.astype("<i8", copy=False).tobytes()).digest())
+    vector = np.empty(size, dtype=np.int64)
+
+    def fill(start: int) -> bytes:
+        segment = vector[start : start + SEGMENT]
+        normals = _generator(seed, start // SEGMENT).standard_normal(segment.size)
+        normals *= stddev
+        segment[:] = np.rint(normals, out=normals)
+        return hashlib.sha256(segment.astype("<i8", copy=False).data).digest()
+
+    starts = range(0, size, SEGMENT)
+    if len(starts) < 2:
+        digests = [fill(start) for start in starts]
+    else:
+        with ThreadPoolExecutor(os.cpu_count()) as threads:
+            digests = list(threads.map(fill, starts))
+    return vector, NoiseNode(name, seed, hashlib.sha256(b"".join(digests)).digest())
+
+
+def _generator(seed: bytes, segment: int) -> np.random.Generator:
+    """Normals from AES-128 in counter mode, from the start of this segment's stretch of the counter."""
+    from randomgen import AESCounter  # only who draws noise needs it; accounting does without
+
+    start = (int.from_bytes(seed[16:], "little") + segment * STRETCH) % 2**128
+    return np.random.Generator(AESCounter(key=int.from_bytes(seed[:16], "little"), counter=start))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,6 +18,34 @@ class Participation:
 
     max_times: int
     min_separation: int = 1
+    cyclic: bool = False
+
+    @classmethod
+    def single(cls) -> Participation:
+        """Once."""
+        return cls(max_times=1)
+
+    @classmethod
+    def epochs(cls, count: int, length: int) -> Participation:
+        """Once in each of `count` passes over the clients in the same order, `length` steps a pass."""
+        return cls(count, length, cyclic=True)
+
+    @classmethod
+    def from_days(cls, steps: int, days: float, hours_between: float = 24.0) -> Participation:
+        """`steps` steps spread evenly over `days`, each client taking part at most once in any `hours_between`.
+
+        A client that comes whenever it may does so at most ceil(days * 24 / hours_between) times. The separation is the number of
+        steps in a window of that length, rounded down. Assumes an even pace: where steps came faster than planned, take the
+        separation from the log of the run.
+        """
+        if steps < 1:
+            raise ValueError(f"steps must be at least 1, not {steps}")
+        if not (math.isfinite(days) and days > 0):
+            raise ValueError(f"days must be a finite number above 0, not {days}")
+        if not (math.isfinite(hours_between) and hours_between > 0):
+            raise ValueError(f"hours between two participations must be a finite number above 0, not {hours_between}")
+        windows = days * 24.0 / hours_between
+        return cls(max(1, min(steps, math.ceil(windows))), max(1, min(steps, math.floor(steps / windows))))
 
     def __post_init__(self) -> None:
         if self.max_times < 1:
@@ -28,7 +57,10 @@ class Participation:
         """Whether a client that took part in the steps `past` may take part in `step`, in any order of arrival."""
         if len(past) >= self.max_times:
             return False
-        return all(abs(step - earlier) >= self.min_separation for earlier in past)
+        distances = [abs(step - earlier) for earlier in past]
+        if self.cyclic and any(distance % self.min_separation for distance in distances):
+            return False
+        return all(distance >= self.min_separation for distance in distances)
 
     def most_times(self, steps: int) -> int:
         """The largest number of participations that `steps` steps leave room for."""

@@ -38,14 +38,21 @@ class Neighbours(Enum):
         }[self]
 
 
+SENSITIVITY = {True: "the exact sensitivity", False: "a proven bound on the sensitivity"}
+
+
 @dataclass(frozen=True)
 class PrivacyStatement:
-    """Guarantees: everything released so far satisfies `rho`-zCDP for one `unit`, if every assumption holds."""
+    """Guarantees: everything released so far satisfies `rho`-zCDP for one `unit`, if every assumption holds.
+
+    `exact` says whether rho is the price of the worst case itself, or of a proven bound above it.
+    """
 
     unit: Unit
     neighbours: Neighbours
     rho: Rho
     assumptions: tuple[str, ...]
+    exact: bool = True
 
     def epsilon(self, delta: float) -> float:
         """An epsilon such that (epsilon, delta)-DP follows from rho (Canonne, Kamath & Steinke 2020)."""
@@ -62,7 +69,7 @@ class PrivacyStatement:
         return [
             ("unit", f"one {self.unit.value}"),
             ("neighbours", f"{self.neighbours.value}: {self.neighbours.meaning}"),
-            ("rho", f"{round_up(self.rho)} (zCDP)"),
+            ("rho", f"{round_up(self.rho)} (zCDP), from {SENSITIVITY[self.exact]}"),
             ("epsilon", f"{round_up(self.epsilon(delta))} at delta = {delta!r}"),
         ]
 
@@ -77,7 +84,7 @@ def compose(statements: Iterable[PrivacyStatement]) -> PrivacyStatement:
         raise ValueError("only statements of one unit and one neighbour relation can be added")
     assumptions = tuple(dict.fromkeys(text for part in parts for text in part.assumptions))
     rho = Rho(math.fsum(part.rho for part in parts))
-    return PrivacyStatement(parts[0].unit, parts[0].neighbours, rho, assumptions)
+    return PrivacyStatement(parts[0].unit, parts[0].neighbours, rho, assumptions, all(part.exact for part in parts))
 
 
 def round_up(value: float, digits: int = 4) -> str:
@@ -89,3 +96,12 @@ def round_up(value: float, digits: int = 4) -> str:
     while rounded < value:
         rounded = math.nextafter(rounded, math.inf)
     return f"{rounded:.{digits}g}" if float(f"{rounded:.{digits}g}") >= value else repr(rounded)
+
+
+def round_down(value: float, digits: int = 4) -> str:
+    """`value`, not negative, with `digits` significant digits, never above it."""
+    if value == 0:
+        return "0"
+    scale = 10.0 ** (digits - 1 - math.floor(math.log10(value)))
+    shown = f"{math.floor(value * scale) / scale:.{digits}g}"
+    return shown if float(shown) <= value else repr(value)

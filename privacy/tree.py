@@ -8,45 +8,69 @@ v ~ N(0, sigma**2). With Honaker's estimate "from below", which is the best line
 the prefix sum at t has variance sigma**2 * sum over set bits d of t of 1 / (2 - 2**-d). Here everything is an integer:
 U = 2**d * u obeys U_node = 2**d * v + U_left + U_right, the block's noise is U / (2**(d+1) - 1), rounded to the grid. The block's
 data are integers too, so that rounding is post-processing of the noisy nodes: sum + round(x) = round(sum + x).
+
+At a *restart* the noise of the prefix stays as it is for ever and an empty tree begins. Before that the old tree can be
+*completed*: virtual zero leaves up to the next power of two make it one block of height h, whose noise has the lower variance
+sigma**2 / (2 - 2**-h). Since U_root is the sum of the U of the blocks so far and of 2**d * v over all nodes that completion adds,
+and nothing else is said of those nodes, they are drawn together: one Gaussian of variance
+sigma**2 * (2**h * (2**(h+1) - 1) - sum over the blocks of 2**d * (2**(d+1) - 1)).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
-from fedrho.privacy.mechanism import Mechanism
+from fedrho.privacy.mechanism import Mechanism, Sensitivity
 from fedrho.privacy.noise import NoiseNode, NoiseSource
 from fedrho.privacy.participation import Participation
-from fedrho.privacy.tree_sensitivity import tree_sensitivity_squared
+from fedrho.privacy.tree_sensitivity import Tree, forest_sensitivity
 from fedrho.privacy.vectors import IntVector
+
+LONGEST_TREE = 2**17
+"""Leaves of a tree before a restart; so the noise of its completion stays below what `noise.expand` can hold."""
 
 
 @dataclass(frozen=True, eq=False)
 class Block:
-    """A maximal completed subtree: its height d and its scaled noise U = 2**d * u, int64, shape (size,)."""
+    """A maximal completed subtree: its height d, its scaled noise U = 2**d * u, and the noise of the prefix that it ends.
+
+    Both int64, shape (size,), in grid units; `prefix` counts from the latest restart.
+    """
 
     height: int
     scaled: IntVector
+    prefix: IntVector
 
-    def estimate(self) -> IntVector:
-        """Noise of this block's sum: U / (2**(d+1) - 1), rounded to nearest."""
-        divisor = 2 ** (self.height + 1) - 1
-        rounded: IntVector = np.floor_divide(2 * self.scaled + divisor, 2 * divisor, dtype=np.int64)
-        return rounded
+
+def estimate(height: int, scaled: IntVector) -> IntVector:
+    """Noise of a block's sum: U / (2**(d+1) - 1), rounded to nearest."""
+    if height == 0:
+        return scaled
+    divisor = 2 ** (height + 1) - 1
+    rounded: IntVector = 2 * scaled
+    rounded += divisor
+    rounded //= 2 * divisor
+    return rounded
 
 
 @dataclass(frozen=True, eq=False)
 class TreeState:
-    """Blocks as a stack, largest first: O(log step) vectors; seeds of the nodes below them, for replay."""
+    """Blocks of the current tree as a stack, largest first: O(log step) vectors; seeds of the nodes below them, for replay."""
 
     step: int
     size: int
-    blocks: tuple[Block, ...]
-    prefix: IntVector
+    blocks: tuple[Block, ...] = ()
     drawn: tuple[NoiseNode, ...] = ()
     live: tuple[NoiseNode, ...] = ()
+
+    @property
+    def prefix(self) -> IntVector:
+        """Noise of the sum of all steps since the latest restart."""
+        return self.blocks[-1].prefix if self.blocks else np.zeros(self.size, dtype=np.int64)
 
 
 @dataclass(frozen=True)
@@ -54,33 +78,120 @@ class BinaryTree(Mechanism[TreeState]):
     """Tree aggregation with the variance-reduced prefix estimate, published as residuals.
 
     Step t publishes x_t + (N_t - N_{t-1}), where N_t is the noise of the prefix sum. Fed to heavy-ball SGD this is FTRL with
-    momentum. Every node below a live block is kept as a seed: the estimate of a
-    block depends on all of them.
+    momentum. `restarts` are the lengths, in steps, of the trees before the last one, which is open-ended; `completed` says that
+    each of them is completed by the first step of the next. A restart is one of the noise alone: weights and momentum go on.
+
+    Every node below a live block is kept as a seed, for the estimate of a block depends on all of them. A frozen prefix is never
+    published again, so the nodes of an earlier tree are needed by nobody.
     """
 
     name = "binary-tree"
+    restarts: tuple[int, ...] = ()
+    completed: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for length in self.restarts:
+            if not isinstance(length, int) or isinstance(length, bool) or not 1 <= length <= LONGEST_TREE:
+                raise ValueError(f"restarts must be whole numbers of steps from 1 to {LONGEST_TREE}, not {length!r}")
 
     def init(self, size: int) -> TreeState:
-        return TreeState(step=0, size=size, blocks=(), prefix=np.zeros(size, dtype=np.int64))
+        return TreeState(step=0, size=size)
 
     def next_noise(self, state: TreeState, source: NoiseSource) -> tuple[IntVector, TreeState]:
-        leaf, node = source.draw(f"tree.0.{state.step}", state.size, self.stddev)
-        blocks, drawn = [*state.blocks, Block(0, leaf)], [node]
-        while len(blocks) > 1 and blocks[-2].height == blocks[-1].height:
-            right, left = blocks.pop(), blocks.pop()
-            height = left.height + 1
-            noise, node = source.draw(f"tree.{height}.{state.step >> height}", state.size, self.stddev)
-            blocks.append(Block(height, 2**height * noise + left.scaled + right.scaled))
-            drawn.append(node)
-        prefix: IntVector = np.sum([block.estimate() for block in blocks], axis=0, dtype=np.int64)
-        after = TreeState(state.step + 1, state.size, tuple(blocks), prefix, tuple(drawn), (*state.live, *drawn))
-        return prefix - state.prefix, after
+        tree, leaf = self._position(state.step)
+        if leaf == 0 and state.blocks:
+            return self._restart(state, source)
+        after = self._grow(state, source, tree, leaf)
+        noise: IntVector = after.prefix - state.prefix
+        if not self.completed and self._position(after.step)[1] == 0:
+            after = replace(after, blocks=(), live=())
+        return noise, after
 
-    def sensitivity_squared(self, steps: int, participation: Participation) -> int:
-        return tree_sensitivity_squared(steps, participation)
+    def _restart(self, state: TreeState, source: NoiseSource) -> tuple[IntVector, TreeState]:
+        """The first step after a completed tree, which changes the noise of its prefix from N to that of the root."""
+        tree, _ = self._position(state.step)
+        root, node = self._complete(state, source, tree - 1)
+        noise, after = self.next_noise(TreeState(state.step, state.size), source)
+        noise += root
+        noise -= state.prefix
+        return noise, replace(after, drawn=(node, *after.drawn))
+
+    def _complete(self, state: TreeState, source: NoiseSource, tree: int) -> tuple[IntVector, NoiseNode]:
+        """Noise of the root over the blocks of `state` and as many virtual leaves as it takes."""
+        height = Tree(self.restarts[tree], completed=True).height
+        added = _squared_weights(height) - sum(_squared_weights(block.height) for block in state.blocks)
+        root, node = source.draw(f"tree.{tree}.completion", state.size, self.stddev * math.sqrt(added))
+        for block in state.blocks:
+            root += block.scaled
+        return estimate(height, root), node
+
+    def _grow(self, state: TreeState, source: NoiseSource, tree: int, leaf: int) -> TreeState:
+        """One more leaf, and every node that it is the last leaf of; drawn vectors become the blocks, nothing else is copied."""
+        blocks, height = list(state.blocks), 0
+        scaled, node = source.draw(f"tree.{tree}.0.{leaf}", state.size, self.stddev)
+        drawn, right = [node], scaled
+        while blocks and blocks[-1].height == height:
+            height += 1
+            scaled, node = source.draw(f"tree.{tree}.{height}.{leaf >> height}", state.size, self.stddev)
+            scaled <<= height
+            scaled += blocks.pop().scaled
+            scaled += right
+            drawn.append(node)
+            right = scaled
+        prefix = estimate(height, scaled)
+        if blocks:
+            prefix = prefix + blocks[-1].prefix
+        blocks.append(Block(height, scaled, prefix))
+        return TreeState(state.step + 1, state.size, tuple(blocks), tuple(drawn), (*state.live, *drawn))
+
+    def _position(self, step: int) -> tuple[int, int]:
+        """Tree and leaf of the step after `step` steps, both from 0."""
+        for tree, length in enumerate(self.restarts):
+            if step < length:
+                return tree, step
+            step -= length
+        return len(self.restarts), step
+
+    def trees(self, steps: int) -> tuple[Tree, ...]:
+        """The trees that `steps` steps fill; the one in progress is not completed."""
+        before = []
+        for length in self.restarts:
+            if steps <= length:
+                break
+            before.append(Tree(length, self.completed))
+            steps -= length
+        return (*before, Tree(max(0, steps)))
+
+    def sensitivity(self, steps: int, participation: Participation) -> Sensitivity:
+        return forest_sensitivity(self.trees(steps), participation)
+
+    def prefix_variances(self, steps: int) -> NDArray[np.float64]:
+        """What earlier trees froze, and the sum over the set bits d of t, counted from the restart, of 1 / (2 - 2**-d)."""
+        parts, frozen = [], 0.0
+        for tree in self.trees(steps):
+            within = _block_variances(tree.steps)
+            parts.append(frozen + within)
+            frozen += 1 / (2 - 2.0**-tree.height) if tree.completed else within[-1:].sum()
+        return np.concatenate(parts)
 
     def restore(self, size: int, step: int, replayed: NoiseSource) -> TreeState:
-        state = self.init(size)
-        for _ in range(step):
+        tree, leaf = self._position(step)
+        if leaf == 0 and tree > 0 and self.completed:
+            leaf = self.restarts[tree - 1]
+        state = TreeState(step - leaf, size)
+        for _ in range(leaf):
             _, state = self.next_noise(state, replayed)
         return state
+
+
+def _squared_weights(height: int) -> int:
+    """The sum of (2**d)**2 over the nodes, of heights d, of a complete block."""
+    return (1 << height) * ((2 << height) - 1)
+
+
+def _block_variances(steps: int) -> NDArray[np.float64]:
+    """Of the prefixes of one tree, shape (steps,)."""
+    t, heights = np.arange(1, steps + 1)[:, None], np.arange(steps.bit_length())
+    variances: NDArray[np.float64] = ((t >> heights & 1) / (2 - 2.0**-heights)).sum(axis=1)
+    return variances

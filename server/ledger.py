@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
+from fedrho.privacy.ledger import BudgetExhausted
 from fedrho.privacy.statement import Neighbours, PrivacyStatement, Unit
 from fedrho.privacy.zcdp import Rho
 from fedrho.server.tasks import Task
-
-
-class BudgetExhausted(RuntimeError):
-    """One more release would cost more than the task may spend, or goes beyond the steps it was priced for."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +29,11 @@ def charge(task: Task, step: int) -> Charge:
     return Charge(step, rho)
 
 
+def same_price(one: Rho, other: Rho) -> bool:
+    """Whether two prices are equal but for the rounding of sums on different machines."""
+    return math.isclose(one, other, rel_tol=1e-9)
+
+
 def statement(task: Task, latest: Charge) -> PrivacyStatement:
     """What may be said about everything released up to `latest`."""
     limits, kept_by = task.participation, "each device's own history"
@@ -40,17 +43,18 @@ def statement(task: Task, latest: Charge) -> PrivacyStatement:
         unit=Unit.DEVICE,
         neighbours=Neighbours.ZERO_OUT,
         rho=latest.rho,
+        exact=task.mechanism.sensitivity(latest.step, limits).exact,
         assumptions=(
             f"each device takes part in at most {limits.max_times} steps, any two of them at least {limits.min_separation} "
             f"apart (difference of step numbers), kept by {kept_by}",
             "no device's history and no store was copied, restored from a backup or deleted",
             "a person with c devices is protected c**2 times weaker in rho",
-            "this is about this run alone: other runs on the same devices add their rho",
+            "other runs on the same devices, not counted here, add their rho",
             "neither the starting weights nor the settings of the task were chosen with these devices' data",
             "who takes part, and when, does not depend on the data of a device",
             "the server is trusted: it sees clipped updates in memory, adds the noise and keeps its seeds secret",
             "the wire is private: nobody else sees the updates on their way",
-            "noise grows from seeds of the operating system through ChaCha20, as float64 Gaussians rounded to the grid",
+            "noise grows from seeds of the operating system through AES-128-CTR, as float64 Gaussians rounded to the grid",
             f"the divisor {task.file.round.goal} and the number of steps are public constants",
             "only the weights of released steps leave the server, and what follows from who came rather than from data",
         ),

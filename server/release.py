@@ -12,7 +12,7 @@ from typing import Protocol
 from fedrho.privacy.mechanism import NoiseState
 from fedrho.privacy.noise import NoiseNode, NoiseSource, ReplayedNoise
 from fedrho.privacy.vectors import ClippedSum, FloatVector
-from fedrho.server.ledger import Charge, charge
+from fedrho.server.ledger import Charge, charge, same_price
 from fedrho.server.optimizers import Velocity
 from fedrho.server.tasks import Task
 
@@ -122,7 +122,7 @@ def restore(task: Task, stored: Stored) -> Progress:
     Raises NoiseMismatch when the noise does not reproduce, StoreConflict when the stored charge is not this task's price.
     """
     size, step = stored.weights.size, stored.charge.step
-    if step > 0 and charge(task, step) != stored.charge:
+    if step > 0 and not same_price(charge(task, step).rho, stored.charge.rho):
         raise StoreConflict(f"step {step} was charged rho = {stored.charge.rho}, but costs {charge(task, step).rho} now")
     ended = step == task.file.steps
     state = task.mechanism.init(size) if ended else task.mechanism.restore(size, step, ReplayedNoise(stored.nodes))

@@ -1,8 +1,9 @@
 """Durable state: in memory, or in a folder with a SQLite database and content-addressed blobs.
 
-FOLDER/fedrho.sqlite   run, releases, noise nodes, participations; one transaction a release
+FOLDER/fedrho.sqlite   run, releases (hash-chained), noise nodes, participations; one transaction a release
 FOLDER/blobs/SHA256    weights (float32) and optimizer state (float64), fsynced before the transaction that names them
-FOLDER/published.json  the newest step that may have been seen outside; a database that is older is not continued
+FOLDER/published.json  the newest step that may have been seen outside, with its link of the chain; a database that is older,
+                       or has another history, is not continued
 FOLDER/lock            held by the one server that may write
 """
 
@@ -13,7 +14,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,13 +27,14 @@ from numpy.typing import NDArray
 
 from fedrho.privacy.noise import NoiseNode
 from fedrho.privacy.zcdp import Rho
+from fedrho.server.chain import Entry, History, first_link
 from fedrho.server.ledger import Charge
 from fedrho.server.release import Commit, StoreConflict, Stored
 from fedrho.server.tasks import Task, TaskFile
 
 DATABASE = "fedrho.sqlite"
 PUBLISHED = "published.json"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 KEPT_CHECKPOINTS = 2
 
 metadata = sa.MetaData()
@@ -54,6 +56,7 @@ releases = sa.Table(
     sa.Column("velocity_sha256", sa.LargeBinary, nullable=False),
     sa.Column("opened_at", sa.Float, nullable=False),
     sa.Column("committed_at", sa.Float, nullable=False),
+    sa.Column("link", sa.LargeBinary, nullable=False),
 )
 noise_nodes = sa.Table(
     "noise_nodes",
@@ -125,25 +128,27 @@ class SqliteStore:
         with self._transaction() as connection:
             if connection.execute(sa.select(runs.c.run)).first() is not None:
                 raise StoreConflict(f"{self.folder}: holds a run already")
-            row = {"run": run, "task": task.file.model_dump_json(), "tag_key": tag_key, "created_at": start.committed_at}
+            text = task.file.model_dump_json()
+            row = {"run": run, "task": text, "tag_key": tag_key, "created_at": start.committed_at}
             connection.execute(sa.insert(runs).values(row))
-            connection.execute(sa.insert(releases).values(self._release_row(start)))
-        self._publish(run, start.charge.step)
+            link = self._insert_release(connection, start, first_link(run, text))
+        self._publish(run, start.charge.step, link)
 
     def load(self, task: Task) -> Stored | None:
         with _as_conflict(self.folder), self._engine.connect() as connection:
             run = connection.execute(sa.select(runs)).first()
             if run is None:
-                self._check_published(b"", -1)
+                self._check_published(b"", {})
                 return None
             _check_same_task(self.folder, run.task, task)
             latest = connection.execute(sa.select(releases).order_by(releases.c.step.desc())).first()
             assert latest is not None
-            self._check_published(run.run, latest.step)
+            links = {row.step: row.link for row in connection.execute(sa.select(releases.c.step, releases.c.link))}
+            self._check_published(run.run, links)
             live = connection.execute(sa.select(noise_nodes).where(noise_nodes.c.seed.is_not(None)))
             nodes = tuple(NoiseNode(row.name, row.seed, row.digest) for row in live)
             tags = tuple((row.tag, row.step) for row in connection.execute(sa.select(participations)))
-        self._publish(run.run, latest.step)
+        self._publish(run.run, latest.step, latest.link)
         return Stored(
             run=run.run,
             tag_key=run.tag_key,
@@ -157,10 +162,11 @@ class SqliteStore:
     def commit(self, commit: Commit) -> None:
         step = commit.charge.step
         with self._transaction() as connection:
-            latest = connection.execute(sa.select(sa.func.max(releases.c.step))).scalar()
-            if latest != step - 1:
-                raise StoreConflict(f"{self.folder}: step {step} does not follow the latest release, {latest}")
-            connection.execute(sa.insert(releases).values(self._release_row(commit)))
+            latest = connection.execute(sa.select(releases).order_by(releases.c.step.desc())).first()
+            if latest is None or latest.step != step - 1:
+                there = latest.step if latest else None
+                raise StoreConflict(f"{self.folder}: step {step} does not follow the latest release, {there}")
+            link = self._insert_release(connection, commit, latest.link)
             if commit.drawn:
                 connection.execute(sa.insert(noise_nodes), [_node_row(node, step, commit.live) for node in commit.drawn])
             _erase_seeds(connection, commit.live)
@@ -170,7 +176,7 @@ class SqliteStore:
                 connection.execute(sa.delete(participations))
                 connection.execute(sa.update(runs).values(tag_key=b""))
             run: bytes = connection.execute(sa.select(runs.c.run)).scalar_one()
-        self._publish(run, step)
+        self._publish(run, step, link)
 
     @contextmanager
     def _transaction(self) -> Iterator[sa.Connection]:
@@ -187,39 +193,41 @@ class SqliteStore:
             elif version != SCHEMA_VERSION:
                 raise StoreConflict(f"{self.folder}: written by another version of fedrho (schema {version})")
 
-    def _publish(self, run: bytes, step: int) -> None:
+    def _publish(self, run: bytes, step: int, link: bytes) -> None:
         """Notes that `step` may be seen from now on, and removes what no latest release names."""
         with _as_conflict(self.folder):
-            _write(self.folder / PUBLISHED, json.dumps({"run": run.hex(), "step": step}).encode())
+            _write(self.folder / PUBLISHED, json.dumps({"run": run.hex(), "step": step, "link": link.hex()}).encode())
             self._sweep()
 
-    def _check_published(self, run: bytes, step: int) -> None:
+    def _check_published(self, run: bytes, links: Mapping[int, bytes]) -> None:
         """A database older than what was published would draw second noise for released steps."""
-        path = self.folder / PUBLISHED
-        if not path.exists() and step <= 0:
+        if not (self.folder / PUBLISHED).exists() and max(links, default=0) == 0:
             return  # nothing was released, or the process ended between creating the run and saying so
-        try:
-            published = json.loads(path.read_text())
-            there, latest = str(published["run"]), int(published["step"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise StoreConflict(f"{self.folder}: {PUBLISHED} is missing or damaged, so what was published is unknown") from error
-        if there != run.hex() or latest > step:
+        there, step, link = _read_published(self.folder)
+        if there != run or step not in links:
             raise StoreConflict(
-                f"{self.folder}: the database is older than what was published (step {latest}); continuing would "
+                f"{self.folder}: the database is older than what was published (step {step}); continuing would "
                 "release steps twice. Put the newest database back, or start a new run in another folder"
             )
+        if links[step] != link:
+            raise StoreConflict(f"{self.folder}: step {step} was published with another history than the database holds")
 
-    def _release_row(self, commit: Commit) -> dict[str, Any]:
+    def _insert_release(self, connection: sa.Connection, commit: Commit, before: bytes) -> bytes:
         """Writes the blobs through to the disk first, so that a committed row never points to a missing or torn file."""
-        return {
-            "step": commit.charge.step,
-            "attempt": commit.attempt,
-            "rho": commit.charge.rho,
-            "weights_sha256": self._write_blob(commit.weights.astype("<f4").tobytes()),
-            "velocity_sha256": self._write_blob(commit.velocity.astype("<f8").tobytes()),
-            "opened_at": commit.opened_at,
-            "committed_at": commit.committed_at,
-        }
+        entry = Entry(
+            step=commit.charge.step,
+            attempt=commit.attempt,
+            rho=float(commit.charge.rho),
+            weights_sha256=self._write_blob(commit.weights.astype("<f4").tobytes()),
+            velocity_sha256=self._write_blob(commit.velocity.astype("<f8").tobytes()),
+            opened_at=commit.opened_at,
+            committed_at=commit.committed_at,
+            nodes=tuple((node.name, node.digest) for node in commit.drawn),
+        )
+        link = entry.link(before)
+        row = {column.name: getattr(entry, column.name) for column in releases.c if column.name != "link"}
+        connection.execute(sa.insert(releases).values(row | {"link": link}))
+        return link
 
     def _write_blob(self, data: bytes) -> bytes:
         digest = hashlib.sha256(data).digest()
@@ -239,6 +247,15 @@ class SqliteStore:
         for path in (self.folder / "blobs").iterdir():
             if path.name not in kept:
                 path.unlink(missing_ok=True)
+
+
+def _read_published(folder: Path) -> tuple[bytes, int, bytes]:
+    """The run, the newest published step and its link."""
+    try:
+        published = json.loads((folder / PUBLISHED).read_text())
+        return bytes.fromhex(published["run"]), int(published["step"]), bytes.fromhex(published["link"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise StoreConflict(f"{folder}: {PUBLISHED} is missing or damaged, so what was published is unknown") from error
 
 
 @dataclass(frozen=True)
@@ -275,6 +292,42 @@ def read_status(folder: Path) -> RunStatus | None:
         created_at=run.created_at,
         committed_at=latest.committed_at,
         running=_is_locked(folder / "lock"),
+    )
+
+
+def locate(path: Path) -> Path:
+    """The store's folder, given it, its database file, or a demo's folder around it."""
+    for folder in (path, path / "server", path.parent if path.is_file() else path):
+        if (folder / DATABASE).exists():
+            return folder
+    raise StoreConflict(f"{path}: no run here; `fedrho serve TASK.toml --store FOLDER` makes one")
+
+
+def read_history(folder: Path) -> History:
+    """All that `chain.check` needs, read beside a server or after it; changes nothing. Raises StoreConflict without a run."""
+    if not (folder / DATABASE).exists():
+        raise StoreConflict(f"{folder}: no run here")
+    there, step, link = _read_published(folder)  # first, so that the database cannot be older
+    with _as_conflict(folder), _engine(folder / DATABASE, "ro").connect() as connection:
+        if connection.exec_driver_sql("PRAGMA user_version").scalar() != SCHEMA_VERSION:
+            raise StoreConflict(f"{folder}: written by another version of fedrho, or not complete yet")
+        run = connection.execute(sa.select(runs)).one()
+        rows = connection.execute(sa.select(releases).order_by(releases.c.step)).all()
+        nodes: dict[int, list[tuple[str, bytes]]] = {}
+        for node in connection.execute(sa.select(noise_nodes).order_by(sa.text("rowid"))):
+            nodes.setdefault(node.step, []).append((node.name, node.digest))
+    if there != run.run:
+        raise StoreConflict(f"{folder}: {PUBLISHED} is about another run")
+    fields = [column.name for column in releases.c if column.name != "link"]
+    return History(
+        run=run.run,
+        task=run.task,
+        entries=tuple(
+            Entry(**{name: getattr(row, name) for name in fields}, nodes=tuple(nodes.get(row.step, ()))) for row in rows
+        ),
+        links=tuple(row.link for row in rows),
+        published_step=step,
+        published_link=link,
     )
 
 

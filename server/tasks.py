@@ -13,7 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from fedrho.models.zoo import UnknownModel, lookup
 from fedrho.privacy.calibration import least_noise_multiplier
-from fedrho.privacy.mechanism import LARGEST_NODE_STDDEV, IndependentGaussian, Mechanism
+from fedrho.privacy.independent import IndependentGaussian
+from fedrho.privacy.mechanism import LARGEST_NODE_STDDEV, Mechanism
 from fedrho.privacy.participation import Participation
 from fedrho.privacy.statement import round_up
 from fedrho.privacy.tree import BinaryTree
@@ -130,7 +131,7 @@ def _task(file: TaskFile, kind: Callable[[Grid, float], Mechanism[Any]]) -> Task
         grid = Grid(file.privacy.clip_norm, file.privacy.grid_bits)
     except ValueError as error:
         raise TaskError("privacy.clip_norm", str(error)) from error
-    sensitivity_squared = kind(grid, 1.0).sensitivity_squared(file.steps, participation)
+    sensitivity_squared = kind(grid, 1.0).sensitivity(file.steps, participation).squared
     most = LARGEST_NODE_STDDEV / grid.radius
     if file.privacy.rho < gaussian_rho(sensitivity_squared, most):
         allowed = round_up(gaussian_rho(sensitivity_squared, most))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import inspect
 import re
 import types
@@ -11,17 +12,32 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import pytest
 import typer.main
 from pydantic_core import PydanticUndefined
 
-from fedrho import cli
+from fedrho import account, cli
 from fedrho.demo import DemoResult
+from fedrho.privacy.auditing.audit import AuditReport
+from fedrho.privacy.auditing.membership import membership_report
+from fedrho.privacy.zcdp import Rho
 from fedrho.server.tasks import Section, TaskFile, parse_task
 
 TOP = Path(__file__).parents[1]
 PAGES = {path.name: path.read_text(encoding="utf-8") for path in (TOP / "README.md", *sorted((TOP / "docs").glob("*.md")))}
-COMMANDS: dict[str, Any] = typer.main.get_command(cli.app).commands  # type: ignore[attr-defined]
+
+
+def flattened(group: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every command by its full name, those of groups too."""
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from flattened(command, f"{prefix}{name} ")
+        else:
+            yield f"{prefix}{name}", command
+
+
+COMMANDS: dict[str, Any] = dict(flattened(typer.main.get_command(cli.app)))
 
 
 def blocks(page: str, language: str) -> list[str]:
@@ -52,19 +68,30 @@ def section_of(command: str) -> str:
     return rest.partition("\n## ")[0]
 
 
+def shown_name(parameter: Any) -> str:
+    name: str = parameter.opts[-1] if parameter.opts[-1].startswith("-") else parameter.metavar or parameter.name.upper()
+    return name
+
+
+def options(command: str, shared: bool) -> list[str]:
+    """The parameters of a command; `shared` ones stand in a panel of their own and are documented once for all commands."""
+    parameters = [parameter for parameter in COMMANDS[command].params if "--help" not in parameter.opts]
+    return [shown_name(parameter) for parameter in parameters if bool(getattr(parameter, "rich_help_panel", None)) == shared]
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_option_and_argument_is_documented_and_no_other(command: str) -> None:
-    expected = [
-        parameter.opts[-1] if parameter.opts[-1].startswith("-") else parameter.metavar or parameter.name.upper()
-        for parameter in COMMANDS[command].params
-        if "--help" not in parameter.opts
-    ]
     # The tables of options come before those of JSON fields.
-    assert first_cells(section_of(command).partition("<!--")[0]) == expected
+    assert first_cells(section_of(command).partition("<!--")[0]) == options(command, shared=False)
+
+
+def test_every_shared_option_is_documented_once_and_no_other() -> None:
+    shared = {name: None for command in COMMANDS for name in options(command, shared=True)}
+    assert sorted(first_cells(between("cli.md", "shared-options"))) == sorted(shared)
 
 
 def test_every_command_has_a_section_and_no_other() -> None:
-    assert set(re.findall(r"^## `fedrho (\w+)`$", PAGES["cli.md"], re.MULTILINE)) == set(COMMANDS)
+    assert set(re.findall(r"^## `fedrho ([\w ]+)`$", PAGES["cli.md"], re.MULTILINE)) == set(COMMANDS)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -88,8 +115,37 @@ def test_the_fields_of_demo_json_are_the_documented_ones(page: str) -> None:
     assert first_cells(between(page, "demo-json")) == returned_keys(DemoResult.as_json)
 
 
-def test_the_fields_of_status_json_are_the_documented_ones() -> None:
-    assert first_cells(between("cli.md", "status-json")) == returned_keys(cli._status)
+JSON = {
+    "status": cli._status,
+    "account-spend": account._spend_json,
+    "account-spend-sampled": account._sampled_json,
+    "account-compare": account._losses,
+    "account-convert": account._from_rho,
+    "account-convert-epsilon": account._from_epsilon,
+    "account-convert-rdp": account._from_rdp,
+    "account-ledger": account._ledger_json,
+    "account-ledger-run": account._run_json,
+}
+
+
+@pytest.mark.parametrize("mark", JSON)
+def test_the_fields_of_json_are_the_documented_ones(mark: str) -> None:
+    assert first_cells(between("cli.md", f"{mark}-json")) == returned_keys(JSON[mark])
+
+
+def test_the_fields_of_an_audits_json_are_the_documented_ones() -> None:
+    fields = [field.name for field in dataclasses.fields(AuditReport)]
+    documented = first_cells(between("cli.md", "account-audit-json"))
+    assert documented == [*fields, "contradictions", "contradicts_claim", "findings"]
+
+
+def test_the_fields_of_a_membership_reports_json_are_the_documented_ones() -> None:
+    scores = np.random.default_rng(0).normal(size=(20, 2))
+    labels = np.zeros(20, dtype=np.int64)
+    arrays = {f"{part}_{name}": value for part in ("train", "test") for name, value in (("logits", scores), ("labels", labels))}
+    plain: dict[str, Any] = membership_report(arrays, Rho(1.0)).as_json()
+    assert first_cells(between("cli.md", "account-membership-json")) == list(plain)
+    assert first_cells(between("cli.md", "account-membership-result-json")) == list(plain["results"][0])
 
 
 # -- the task file -----------------------------------------------------------------------------------------------------------

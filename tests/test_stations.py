@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 PRELUDE = """
 import numpy as np
 from fedrho.privacy.clipping import clip
-from fedrho.privacy.mechanism import IndependentGaussian
+from fedrho.privacy.independent import IndependentGaussian
 from fedrho.privacy.noise import SystemNoise
 from fedrho.privacy.vectors import Clipped, ClippedSum, Grid, Released, Update
 from fedrho.server.aggregation import RunningSum

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedrho.privacy.noise import NoiseNode, ReplayedNoise, expand
+from fedrho.privacy.tree_sensitivity import Tree
 from fedrho.privacy.vectors import IntVector
 
 Matrix = NDArray[np.float64]
@@ -76,9 +77,39 @@ def admissible_sets(steps: int, max_times: int, min_separation: int) -> Iterator
     return grow(())
 
 
+def nodes_of_trees(trees: Sequence[Tree]) -> Matrix:
+    """`node_by_leaf` of several trees after each other: a completed one has the nodes of its next power of two."""
+    columns = sum(tree.steps for tree in trees)
+    rows, start = [], 0
+    for tree in trees:
+        leaves = 1 << (tree.steps - 1).bit_length() if tree.completed else tree.steps
+        block = np.zeros((len(completed_nodes(leaves)), columns))
+        block[:, start : start + tree.steps] = node_by_leaf(leaves)[:, : tree.steps]
+        rows.append(block)
+        start += tree.steps
+    return np.vstack(rows)
+
+
+def restarted_prefixes(trees: Sequence[Tree]) -> Matrix:
+    """The table of prefix estimates over several trees: the last one of a tree, or that of its root, stays in all that follow.
+
+    Columns are the nodes of all trees, the virtual ones of completed trees too.
+    """
+    tables = []
+    for tree in trees:
+        table = honaker_prefixes(1 << (tree.steps - 1).bit_length() if tree.completed else tree.steps)
+        tables.append((table[: tree.steps], table[-1]))
+    rows = []
+    for i, (within, _) in enumerate(tables):
+        frozen = [np.tile(last, (len(within), 1)) for _, last in tables[:i]]
+        later = [np.zeros((len(within), last.size)) for _, last in tables[i + 1 :]]
+        rows.append(np.hstack([*frozen, within, *later]))
+    return np.vstack(rows)
+
+
 def names(steps: int) -> list[str]:
-    """The nodes' names in the product, rows of `node_by_leaf`."""
-    return [f"tree.{height}.{index}" for height, index in completed_nodes(steps)]
+    """The nodes' names in the product, rows of `node_by_leaf`, of the first tree."""
+    return [f"tree.0.{height}.{index}" for height, index in completed_nodes(steps)]
 
 
 def exact_scale(steps: int) -> int:

@@ -10,24 +10,41 @@ from typing import Any
 import numpy as np
 import pytest
 
+from fedrho.privacy.banded import BandedToeplitz
+from fedrho.privacy.blt import BufferedToeplitz
 from fedrho.privacy.clipping import clip
-from fedrho.privacy.mechanism import IndependentGaussian, Mechanism
+from fedrho.privacy.independent import IndependentGaussian
+from fedrho.privacy.mechanism import Mechanism
 from fedrho.privacy.noise import NoiseSource, ReplayedNoise, SystemNoise
 from fedrho.privacy.participation import Participation
 from fedrho.privacy.tree import BinaryTree
 from fedrho.privacy.vectors import ClippedSum, Grid, IntVector, Update
-from tests.privacy.dense import Matrix, SeededNoise, admissible_sets, best_linear_prefixes, residuals
+from tests.privacy.dense import Matrix, SeededNoise, admissible_sets, best_linear_prefixes, residuals, restarted_prefixes
+from tests.privacy.dense_toeplitz import blt_coefficients, inverse
 
 AnyMechanism = Mechanism[Any]
 GRID = Grid(0.5, 16)
+BANDS = (1.0, 0.75)
+BUFFERS = (0.9, 0.4), (0.3, 0.2)
+RESTARTS = (3, 5)
+
+
+def restarted(steps: int, completed: bool) -> Matrix:
+    """Of trees of 3 and 5 leaves, then one without an end."""
+    return residuals(restarted_prefixes(BinaryTree(GRID, 1.0, RESTARTS, completed).trees(steps)))
 
 
 @dataclass(frozen=True)
 class Case:
-    """A mechanism and the dense table that it claims to stream: noise of step t = row t times the node noise."""
+    """A mechanism and the dense table that it claims to stream: noise of step t = row t times the node noise.
+
+    `released` is the share of the price, at least, that what is released justifies: the tree is charged for all node noise. Of
+    a completed tree the nodes that completion adds are charged for, and nothing but their part in the root is released.
+    """
 
     build: Callable[[Grid, float], AnyMechanism]
     dense: Callable[[int], Matrix]
+    released: float = 0.8
 
     def strategy(self, steps: int) -> Matrix:
         """The lower-triangular C with C^-1 C^-T = the covariance of the noise of the steps."""
@@ -39,8 +56,19 @@ class Case:
     params=[
         Case(IndependentGaussian, np.eye),
         Case(BinaryTree, lambda steps: residuals(best_linear_prefixes(steps))),
+        Case(lambda grid, noise: BinaryTree(grid, noise, RESTARTS), lambda steps: restarted(steps, completed=False)),
+        Case(
+            lambda grid, noise: BinaryTree(grid, noise, RESTARTS, completed=True),
+            lambda steps: restarted(steps, completed=True),
+            released=0.5,
+        ),
+        Case(lambda grid, noise: BandedToeplitz(grid, noise, BANDS), lambda steps: inverse(BANDS, steps)),
+        Case(
+            lambda grid, noise: BufferedToeplitz(grid, noise, *BUFFERS),
+            lambda steps: inverse(blt_coefficients(*BUFFERS, steps), steps),
+        ),
     ],
-    ids=["independent-gaussian", "binary-tree"],
+    ids=["independent-gaussian", "binary-tree", "restarted-tree", "completed-tree", "banded-toeplitz", "buffered-toeplitz"],
 )
 def case(request: pytest.FixtureRequest) -> Case:
     chosen: Case = request.param
@@ -92,6 +120,10 @@ def test_one_client_moves_the_whitened_stream_by_no_more_than_the_sensitivity(
 ) -> None:
     """The same noise twice, once without one client, who sends clipped vectors of full norm wherever that is allowed."""
     mechanism = case.build(GRID, 1.0)
+    if isinstance(mechanism, BandedToeplitz) and separation < mechanism.bands:
+        with pytest.raises(ValueError, match="at most the separation"):
+            mechanism.sensitivity(steps, Participation(times, separation))
+        return
     random = np.random.Generator(np.random.PCG64(8))
     strategy, worst = case.strategy(steps), 0.0
     without = stream(mechanism, zeros(steps, 4), SeededNoise("audit"))
@@ -105,10 +137,10 @@ def test_one_client_moves_the_whitened_stream_by_no_more_than_the_sensitivity(
         for totals in (one_way, any_way):
             difference = (stream(mechanism, totals, SeededNoise("audit")) - without) / GRID.radius
             worst = max(worst, float(np.sum((strategy @ difference) ** 2)))
-    claimed = mechanism.sensitivity_squared(steps, Participation(times, separation))
+    claimed = mechanism.sensitivity(steps, Participation(times, separation)).squared
     assert worst <= claimed + 1e-9
-    # What is released says a little less than all node noise, for which the tree is charged; full participation is the exception.
-    assert worst >= claimed * (1 - 1e-9 if times == steps or isinstance(mechanism, IndependentGaussian) else 0.8)
+    exactly = isinstance(mechanism, IndependentGaussian) or (times == steps and case.released == 0.8)
+    assert worst >= claimed * (1 - 1e-9 if exactly else case.released)
 
 
 def test_cost_grows_with_steps_and_participations_and_falls_with_noise(case: Case) -> None:

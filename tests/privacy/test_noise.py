@@ -10,65 +10,174 @@ import ast
 import dataclasses
 import hashlib
 import math
-import struct
 from pathlib import Path
 
 import numpy as np
 import pytest
-from randomgen import ChaCha
+from randomgen import AESCounter
 from scipy import stats
 
-from fedrho.privacy.noise import SEED_BYTES, NoiseMismatch, NoiseNode, ReplayedNoise, SystemNoise, expand
+from fedrho.privacy.noise import (
+    SEED_BYTES,
+    SEGMENT,
+    STRETCH,
+    NoiseMismatch,
+    NoiseNode,
+    ReplayedNoise,
+    SystemNoise,
+    _generator,
+    expand,
+)
 
 TOP = Path(__file__).parents[2]
 Z = 6.0
 SEED = bytes(range(SEED_BYTES))
-GOLDEN = [-329170, -471771, -622341, 1078918, -322907, 153060]
+GOLDEN = (
+    [203057, 1006538, 762029, -1185784],
+    [74142, 765359, 693258, -1516241],
+    [355285, -2286525, -1053579, -2011705],
+)
+GOLDEN_DIGEST = "27635f569ebedd6d2d21445eb7cfd2b0b4f5de598b52df0b8f338f2e154835be"
 
 
 def seed(number: int) -> bytes:
     return hashlib.sha256(b"fedrho test %d" % number).digest()
 
 
-def chacha20_block(key: bytes, tail: tuple[int, int, int, int]) -> bytes:
-    """RFC 8439, section 2.3, word by word; `tail` is words 12 to 15, the counter and the nonce."""
-    start = [*struct.unpack("<4I", b"expand 32-byte k"), *struct.unpack("<8I", key), *tail]
-    words = start.copy()
-
-    def quarter(a: int, b: int, c: int, d: int) -> None:
-        for x, y, z, turn in ((a, b, d, 16), (c, d, b, 12), (a, b, d, 8), (c, d, b, 7)):
-            words[x] = (words[x] + words[y]) & 0xFFFFFFFF
-            words[z] ^= words[x]
-            words[z] = (words[z] << turn | words[z] >> (32 - turn)) & 0xFFFFFFFF
-
-    for _ in range(10):
-        for i in range(4):
-            quarter(i, 4 + i, 8 + i, 12 + i)
-        for i in range(4):
-            quarter(i, 4 + (i + 1) % 4, 8 + (i + 2) % 4, 12 + (i + 3) % 4)
-    return struct.pack("<16I", *((a + b) & 0xFFFFFFFF for a, b in zip(words, start, strict=True)))
+def aes128_block(key: bytes, block: bytes) -> bytes:
+    """FIPS-197 as written there: a state of 16 bytes, column by column, in GF(2**8) modulo x**8 + x**4 + x**3 + x + 1."""
+    keys = expanded_key(key)
+    state = bytes(a ^ b for a, b in zip(block, keys[0], strict=True))
+    for number in range(1, 11):
+        state = bytes(SBOX[state[(i + 4 * (i % 4)) % 16]] for i in range(16))  # SubBytes and ShiftRows
+        if number < 10:
+            state = b"".join(mixed_column(state[i : i + 4]) for i in range(0, 16, 4))
+        state = bytes(a ^ b for a, b in zip(state, keys[number], strict=True))
+    return state
 
 
-def test_the_plain_cipher_gives_the_block_printed_in_the_rfc() -> None:
-    block = chacha20_block(SEED, (1, 0x09000000, 0x4A000000, 0))
-    assert block.hex().startswith("10f1e7e4d13b5915500fdd1fa32071c4c7d1f4c733c06803" + "0422aa9ac3d46c4e")
+def times_x(a: int) -> int:
+    return (a << 1) ^ (0x11B if a & 0x80 else 0)
 
 
-@pytest.mark.parametrize("simd", [True, False])
-def test_the_generator_is_chacha20_with_the_seed_as_key_and_a_nonce_of_zero(simd: bool) -> None:
-    generator = ChaCha(key=int.from_bytes(SEED, "little"), counter=0, rounds=20)
+def sbox() -> bytes:
+    """Section 5.1.1: the inverse in the field, then an affine map; inverses are found as powers of the generator x + 1."""
+    powers = [1]
+    while len(powers) < 255:
+        powers.append(times_x(powers[-1]) ^ powers[-1])
+    inverse = {a: powers[-i % 255] for i, a in enumerate(powers)} | {0: 0}
+    turned = [[(inverse[a] << turn | inverse[a] >> 8 - turn) & 0xFF for turn in range(5)] for a in range(256)]
+    return bytes(t[0] ^ t[1] ^ t[2] ^ t[3] ^ t[4] ^ 0x63 for t in turned)
+
+
+SBOX = sbox()
+
+
+def mixed_column(column: bytes) -> bytes:
+    doubled = [times_x(a) for a in column]
+    return bytes(
+        doubled[i] ^ doubled[(i + 1) % 4] ^ column[(i + 1) % 4] ^ column[(i + 2) % 4] ^ column[(i + 3) % 4] for i in range(4)
+    )
+
+
+def expanded_key(key: bytes) -> list[bytes]:
+    """Section 5.2: eleven round keys of four words."""
+    words, constant = [key[i : i + 4] for i in range(0, 16, 4)], 1
+    while len(words) < 44:
+        last = words[-1]
+        if len(words) % 4 == 0:
+            last = bytes(SBOX[a] for a in last[1:] + last[:1])
+            last = bytes([last[0] ^ constant]) + last[1:]
+            constant = times_x(constant)
+        words.append(bytes(a ^ b for a, b in zip(words[-4], last, strict=True)))
+    return [b"".join(words[i : i + 4]) for i in range(0, 44, 4)]
+
+
+def counter_mode(key: bytes, start: int, blocks: int) -> bytes:
+    """The cipher of start, start + 1, ... modulo 2**128, each as 16 bytes, the lowest first."""
+    return b"".join(aes128_block(key, ((start + i) % 2**128).to_bytes(16, "little")) for i in range(blocks))
+
+
+@pytest.mark.parametrize(
+    ("key", "block", "cipher"),
+    [
+        (bytes(range(16)).hex(), "00" * 16, "c6a13b37878f5b826f4f8162a1c8d879"),
+        ("2b7e151628aed2a6abf7158809cf4f3c", "3243f6a8885a308d313198a2e0370734", "3925841d02dc09fbdc118597196a0b32"),
+        ("000102030405060708090a0b0c0d0e0f", "00112233445566778899aabbccddeeff", "69c4e0d86a7b0430d8cdb78070b4c55a"),
+    ],
+    ids=["zeros", "appendix B", "appendix C.1"],
+)
+def test_the_plain_cipher_gives_the_blocks_printed_in_fips_197(key: str, block: str, cipher: str) -> None:
+    assert aes128_block(bytes.fromhex(key), bytes.fromhex(block)).hex() == cipher
+
+
+@pytest.mark.parametrize("hardware", [True, False])
+@pytest.mark.parametrize("start", [0, 2**64 - 5, 2**128 - 5, int.from_bytes(SEED[16:], "little")])
+def test_the_generator_is_aes128_in_counter_mode_that_wraps(start: int, hardware: bool) -> None:
+    """With the instructions of the processor and without; 40 blocks are more than what it makes at a time."""
+    generator = AESCounter(key=int.from_bytes(SEED[:16], "little"), counter=start)
     try:
-        generator.use_simd = simd
+        generator.use_aesni = hardware
     except ValueError:
-        pytest.skip("this processor has no vector instructions to compare")
-    stream = generator.random_raw(8 * 40).astype("<u8").tobytes()
-    assert stream == b"".join(chacha20_block(SEED, (counter, 0, 0, 0)) for counter in range(40))
+        pytest.skip("this processor has no AES instructions to compare")
+    stream = generator.random_raw(2 * 40).astype("<u8").tobytes()
+    assert stream == counter_mode(SEED[:16], start, 40)
+
+
+@pytest.mark.parametrize("segment", [0, 1, 7, 2**63])
+@pytest.mark.parametrize("origin", [SEED, bytes(16) + b"\xff" * 16, b"\xff" * 15 + bytes(16) + b"\x80"], ids=["a", "b", "c"])
+def test_a_segment_has_the_key_and_the_stretch_of_the_counter_that_the_seed_says(origin: bytes, segment: int) -> None:
+    start = int.from_bytes(origin[16:], "little") + segment * 2**64
+    stream = _generator(origin, segment).bit_generator.random_raw(2 * 5).astype("<u8").tobytes()
+    assert stream == counter_mode(origin[:16], start, 5)
 
 
 def test_noise_of_a_known_seed_is_what_it_has_always_been() -> None:
-    vector, node = expand("a", SEED, 6, 1e6)
-    assert vector.tolist() == GOLDEN
-    assert node == NoiseNode("a", SEED, hashlib.sha256(struct.pack("<6q", *GOLDEN)).digest())
+    """Two whole segments and a part of one."""
+    vector, node = expand("a", SEED, 2 * SEGMENT + 5, 1e6)
+    assert vector[:4].tolist() == GOLDEN[0]
+    assert vector[SEGMENT : SEGMENT + 4].tolist() == GOLDEN[1]
+    assert vector[-4:].tolist() == GOLDEN[2]
+    assert node.digest.hex() == GOLDEN_DIGEST
+
+
+def test_the_digest_is_that_of_the_digests_of_the_segments() -> None:
+    for size in (0, 6, SEGMENT, SEGMENT + 1, 3 * SEGMENT):
+        vector, node = expand("a", SEED, size, 1e6)
+        parts = [vector[start : start + SEGMENT].astype("<i8").tobytes() for start in range(0, size, SEGMENT)]
+        whole = hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts)).digest()
+        assert node == NoiseNode("a", SEED, whole)
+
+
+def test_each_segment_grows_alone_from_its_stretch() -> None:
+    vector, _ = expand("a", SEED, 3 * SEGMENT, 1e6)
+    for segment in range(3):
+        normals = _generator(SEED, segment).standard_normal(SEGMENT)
+        assert np.array_equal(vector[segment * SEGMENT : (segment + 1) * SEGMENT], np.rint(normals * 1e6))
+
+
+def test_a_longer_vector_begins_with_the_shorter_one() -> None:
+    long, _ = expand("a", SEED, 3 * SEGMENT, 1e6)
+    for size in (1, 100, SEGMENT, SEGMENT + 1):
+        assert np.array_equal(expand("a", SEED, size, 1e6)[0], long[:size])
+
+
+@pytest.mark.parametrize("processors", [1, 3, 16, None])
+def test_the_number_of_processors_changes_nothing(processors: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = expand("a", SEED, 5 * SEGMENT + 3, 1e6)
+    monkeypatch.setattr("os.cpu_count", lambda: processors)
+    vector, node = expand("a", SEED, 5 * SEGMENT + 3, 1e6)
+    assert vector.tobytes() == expected[0].tobytes()
+    assert node == expected[1]
+
+
+def test_no_segment_uses_up_its_stretch_of_the_counter() -> None:
+    """A normal takes hardly more than one word, half a block; and 2**64 stretches are more than any vector has segments."""
+    generator = _generator(SEED, 0)
+    generator.standard_normal(SEGMENT)
+    following = generator.bit_generator.random_raw(2).astype("<u8").tobytes()
+    assert following in counter_mode(SEED[:16], int.from_bytes(SEED[16:], "little") + SEGMENT // 2, 1200)
+    assert STRETCH > 1000 * SEGMENT
 
 
 def test_two_draws_of_one_name_differ() -> None:
@@ -165,25 +274,34 @@ def test_nodes_are_independent_of_each_other() -> None:
 
 
 def test_coordinates_are_independent_of_each_other() -> None:
-    """Neighbours, and coordinates at the distance of a cipher block (8 words of 64 bits) or of its vectorised buffer."""
-    scaled = expand("a", seed(4), 400_000, 1e6)[0] / 1e6
-    for lag in (*range(1, 20), 32, 64, 128, 256, 512, 1024, 4096):
+    """Neighbours, and coordinates at the distance of a cipher block (2 words of 64 bits), of its buffer (8), of a segment."""
+    scaled = expand("a", seed(4), 8 * SEGMENT, 1e6)[0] / 1e6
+    for lag in (*range(1, 20), 32, 64, 128, 256, 512, 1024, 4096, SEGMENT - 1, SEGMENT, SEGMENT + 1, 2 * SEGMENT):
         for view in (scaled, np.abs(scaled) - np.abs(scaled).mean()):
             products = view[:-lag] * view[lag:]
             assert abs(products.mean()) < Z * products.std() / math.sqrt(products.size), lag
 
 
+def test_segments_are_independent_of_each_other() -> None:
+    segments = expand("a", seed(5), 20 * SEGMENT, 1e6)[0].reshape(20, SEGMENT)
+    assert np.abs(np.corrcoef(segments) - np.eye(20)).max() < Z / math.sqrt(SEGMENT)
+
+
 def test_noise_comes_from_nowhere_but_the_one_generator() -> None:
-    """In privacy/ and server/ nobody imports another source of randomness, and numpy.random serves ChaCha alone."""
-    constructors = set()
+    """In privacy/ and server/ nobody imports another source of randomness, and numpy.random serves AES in counter mode alone."""
+    constructors, ciphers = set(), set()
     for path in (*(TOP / "privacy").glob("*.py"), *(TOP / "server").glob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Import | ast.ImportFrom):
-                modules = {alias.name for alias in node.names} | {getattr(node, "module", None)}
+                names = {alias.name for alias in node.names}
+                modules = names | {getattr(node, "module", None)}
                 assert not modules & {"random", "secrets", "numpy.random", "uuid"}, path
                 assert path.parent.name == "server" or not modules & {"time", "datetime"}, path
+                if "randomgen" in modules:
+                    ciphers.add((path.name, *names))
             if isinstance(node, ast.Attribute) and ast.unparse(node).startswith(("np.random.", "numpy.random.")):
                 constructors.add((path.name, ast.unparse(node)))
             if isinstance(node, ast.Call) and ast.unparse(node.func).startswith("np.random"):
-                assert ast.unparse(node).startswith("np.random.Generator(ChaCha(key="), path
+                assert ast.unparse(node).startswith("np.random.Generator(AESCounter(key="), path
     assert constructors == {("noise.py", "np.random.Generator")}
+    assert ciphers == {("noise.py", "AESCounter")}

@@ -66,3 +66,34 @@ def test_most_times_is_the_size_of_the_largest_admissible_set(steps: int) -> Non
 def test_a_promise_that_means_nothing_is_refused(times: int, separation: int) -> None:
     with pytest.raises(ValueError, match="must be at least 1"):
         Participation(times, separation)
+
+
+def test_single_is_once() -> None:
+    assert Participation.single() == Participation(1)
+    assert Participation.single().allows([], 5)
+    assert not Participation.single().allows([1], 10**9)
+
+
+def test_epochs_allow_the_same_place_in_every_pass_and_no_other() -> None:
+    epochs = Participation.epochs(count=4, length=5)
+    assert epochs == Participation(4, 5, cyclic=True)
+    for past in itertools.permutations([3, 13]):
+        assert [step for step in range(1, 30) if epochs.allows(past, step)] == [8, 18, 23, 28]
+    assert not epochs.allows([3, 8, 13, 18], 23)
+
+
+@given(st.integers(1, 4), st.integers(1, 5), st.lists(st.integers(1, 20), max_size=8))
+def test_what_epochs_accept_is_admissible_and_in_one_place_of_the_passes(times: int, length: int, arrivals: list[int]) -> None:
+    epochs = Participation.epochs(times, length)
+    past: list[int] = []
+    for step in arrivals:
+        if epochs.allows(past, step):
+            past.append(step)
+    assert tuple(step - 1 for step in sorted(past)) in set(admissible_sets(20, times, length))
+    assert len({step % length for step in past}) <= 1
+
+
+@pytest.mark.parametrize("steps", range(0, 12))
+def test_epochs_leave_as_much_room_as_the_separation_does(steps: int) -> None:
+    for times, length in itertools.product(range(1, 6), range(1, 14)):
+        assert Participation.epochs(times, length).most_times(steps) == Participation(times, length).most_times(steps)

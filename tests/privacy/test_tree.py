@@ -12,8 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from fedrho.privacy.noise import NoiseMismatch, NoiseSource, ReplayedNoise
-from fedrho.privacy.tree import BinaryTree, Block, TreeState
+from fedrho.privacy.mechanism import LARGEST_NODE_STDDEV, Sensitivity
+from fedrho.privacy.noise import LARGEST_STDDEV, NoiseMismatch, NoiseNode, NoiseSource, ReplayedNoise
+from fedrho.privacy.participation import Participation
+from fedrho.privacy.tree import LONGEST_TREE, BinaryTree, Block, TreeState, estimate
+from fedrho.privacy.tree_sensitivity import Tree
 from fedrho.privacy.vectors import Grid, IntVector
 from tests.privacy.dense import (
     BasisNoise,
@@ -25,16 +28,17 @@ from tests.privacy.dense import (
     honaker_prefixes,
     names,
     residuals,
+    restarted_prefixes,
 )
 
 TREE = BinaryTree(Grid(1.0, 16), 3.0)
 
 
-def run(steps: int, size: int, source: NoiseSource) -> tuple[list[IntVector], list[TreeState]]:
+def run(steps: int, size: int, source: NoiseSource, tree: BinaryTree = TREE) -> tuple[list[IntVector], list[TreeState]]:
     """The noise of each step, and the state after each, the initial one first."""
-    released, states = [], [TREE.init(size)]
+    released, states = [], [tree.init(size)]
     for _ in range(steps):
-        noise, state = TREE.next_noise(states[-1], source)
+        noise, state = tree.next_noise(states[-1], source)
         released.append(noise)
         states.append(state)
     return released, states
@@ -70,6 +74,12 @@ def test_prefix_variances_are_exactly_the_published_ones() -> None:
     assert variances[:4] == [1, Fraction(2, 3), Fraction(5, 3), Fraction(4, 7)]
     for t, variance in enumerate(variances, start=1):
         assert variance == sum(1 / (2 - Fraction(1, 2**d)) for d in range(8) if t >> d & 1)
+
+
+def test_prefix_variances_are_those_of_the_coefficients() -> None:
+    squares = (coefficients(200) / exact_scale(200)) ** 2
+    np.testing.assert_allclose(TREE.prefix_variances(200), squares.sum(axis=1), rtol=1e-12)
+    assert TREE.prefix_variances(0).size == 0
 
 
 def test_the_third_and_fourth_prefix_have_covariance_three_sevenths() -> None:
@@ -109,8 +119,8 @@ def test_only_logarithmically_many_vectors_are_kept() -> None:
 
 @given(st.integers(0, 12), st.integers(-(2**50), 2**50), st.integers(-(2**50), 2**50))
 def test_adding_the_data_before_or_after_rounding_is_the_same(height: int, scaled: int, data: int) -> None:
-    estimate = int(Block(height, np.array([scaled], dtype=np.int64)).estimate()[0])
-    assert data + estimate == half_up(data + Fraction(scaled, 2 ** (height + 1) - 1))
+    noise = int(estimate(height, np.array([scaled], dtype=np.int64))[0])
+    assert data + noise == half_up(data + Fraction(scaled, 2 ** (height + 1) - 1))
 
 
 def test_each_block_is_the_exact_rational_estimate_rounded_once() -> None:
@@ -120,7 +130,7 @@ def test_each_block_is_the_exact_rational_estimate_rounded_once() -> None:
     noise = {node.name: source.replayed().draw(node.name, size, TREE.stddev)[0].tolist() for node in source.drawn}
 
     def from_below(height: int, index: int, i: int) -> Fraction:
-        own = Fraction(noise[f"tree.{height}.{index}"][i])
+        own = Fraction(noise[f"tree.0.{height}.{index}"][i])
         if height == 0:
             return own
         return own + (from_below(height - 1, 2 * index, i) + from_below(height - 1, 2 * index + 1, i)) / 2
@@ -154,3 +164,135 @@ def test_one_tampered_or_missing_node_stops_the_restore(which: int) -> None:
     for nodes in ([tampered if other is node else other for other in live], [other for other in live if other is not node]):
         with pytest.raises(NoiseMismatch, match=node.name):
             TREE.restore(5, 11, ReplayedNoise(nodes))
+
+
+RESTARTED = [
+    BinaryTree(Grid(1.0, 16), 3.0, restarts, completed)
+    for restarts in ((1,), (5,), (8, 3, 1, 6), (5, 5, 5))
+    for completed in (False, True)
+]
+
+
+@pytest.fixture(params=RESTARTED, ids=lambda tree: f"{tree.restarts}{'c' * tree.completed}")
+def restarted(request: pytest.FixtureRequest) -> BinaryTree:
+    chosen: BinaryTree = request.param
+    return chosen
+
+
+class WeightedBasisNoise:
+    """The j-th draw is 2**40 times its standard deviation, in those of a node, times the j-th unit vector."""
+
+    scale = 2.0**40
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+
+    def draw(self, name: str, size: int, stddev: float) -> tuple[IntVector, NoiseNode]:
+        vector = np.zeros(size, dtype=np.int64)
+        vector[len(self.names)] = round(self.scale * stddev / TREE.stddev)
+        self.names.append(name)
+        return vector, NoiseNode(name, b"", b"")
+
+
+def test_restarted_prefixes_have_the_covariance_of_the_dense_table(restarted: BinaryTree) -> None:
+    """Of a completed tree the virtual nodes are drawn together, so columns differ from the table's; the covariance does not."""
+    steps = sum(restarted.restarts) + 11
+    released, _ = run(steps, 200, WeightedBasisNoise(), restarted)
+    streamed = np.cumsum(released, axis=0) / WeightedBasisNoise.scale
+    table = restarted_prefixes(restarted.trees(steps))
+    np.testing.assert_allclose(streamed @ streamed.T, table @ table.T, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("restarts", [(1,), (5,), (8, 3, 1, 6)])
+def test_restarted_prefixes_are_the_frozen_ones_plus_those_of_the_new_tree(restarts: tuple[int, ...]) -> None:
+    tree = BinaryTree(Grid(1.0, 16), 3.0, restarts)
+    steps, source = sum(restarts) + 11, SeededNoise("restarted")
+    released, _ = run(steps, 5, source, tree)
+    noise = {node.name: source.replayed().draw(node.name, 5, TREE.stddev)[0] for node in source.drawn}
+    rows = [f"tree.{i}.{h}.{j}" for i, one in enumerate(tree.trees(steps)) for h, j in completed_nodes(one.steps)]
+    expected = restarted_prefixes(tree.trees(steps)) @ np.array([noise[name] for name in rows])
+    assert list(noise) == rows
+    # Half a unit for each block of a prefix, and trees of 11 leaves or fewer have three at most.
+    np.testing.assert_allclose(np.cumsum(released, axis=0), expected, rtol=0, atol=1.5 * (len(restarts) + 1))
+
+
+def test_prefix_variances_follow_the_schedule(restarted: BinaryTree) -> None:
+    for steps in range(sum(restarted.restarts) + 11):
+        squares = restarted_prefixes(restarted.trees(steps)) ** 2 if steps else np.zeros((0, 1))
+        np.testing.assert_allclose(restarted.prefix_variances(steps), squares.sum(axis=1), rtol=1e-12)
+
+
+def test_only_the_tree_in_progress_is_not_completed() -> None:
+    tree = BinaryTree(Grid(1.0), 1.0, (5, 3), completed=True)
+    assert tree.trees(0) == (Tree(0),)
+    assert tree.trees(5) == (Tree(5),)
+    assert tree.trees(6) == (Tree(5, True), Tree(1))
+    assert tree.trees(8) == (Tree(5, True), Tree(3))
+    assert tree.trees(50) == (Tree(5, True), Tree(3, True), Tree(42))
+
+
+def test_a_schedule_costs_what_its_trees_cost() -> None:
+    limits = Participation(2, 5)
+    assert BinaryTree(Grid(1.0), 1.0, (5,), completed=True).sensitivity(10, limits).squared == 7
+    assert BinaryTree(Grid(1.0), 1.0, (5,), completed=True).sensitivity(5, limits).squared == 3
+    assert BinaryTree(Grid(1.0), 1.0, (5,)).sensitivity(10, limits).squared == 6
+    published = BinaryTree(Grid(1.0), 46.3, (2000,) * 4, completed=True)
+    assert published.sensitivity(10_000, Participation(100, 100)) == Sensitivity(4129)
+    assert published.cost(10_000, Participation.epochs(100, 100)) == pytest.approx(0.963059, abs=1e-6)
+
+
+def test_each_tree_draws_its_own_nodes_and_completion_one_more(restarted: BinaryTree) -> None:
+    source = SeededNoise("names")
+    run(sum(restarted.restarts) + 11, 1, source, restarted)
+    expected: list[str] = []
+    for i, length in enumerate((*restarted.restarts, 11)):
+        expected += [f"tree.{i - 1}.completion"] * (restarted.completed and i > 0)
+        expected += [f"tree.{i}.{height}.{index}" for height, index in completed_nodes(length)]
+    assert [node.name for node in source.drawn] == expected
+
+
+def test_seeds_of_a_frozen_tree_are_not_kept(restarted: BinaryTree) -> None:
+    """Of a tree that will be completed until the next step has done it; of another one not even until then."""
+    _, states = run(sum(restarted.restarts) + 11, 1, SeededNoise("live"), restarted)
+    for state in states[1:]:
+        *before, current = restarted.trees(state.step)
+        ended = len(before) < len(restarted.restarts) and current.steps == restarted.restarts[len(before)]
+        nodes = completed_nodes(current.steps) if restarted.completed or not ended else []
+        assert [node.name for node in state.live] == [f"tree.{len(before)}.{height}.{index}" for height, index in nodes]
+
+
+def test_a_restored_state_of_any_step_continues_as_if_nothing_had_happened(restarted: BinaryTree) -> None:
+    source = SeededNoise("restore")
+    released, states = run(sum(restarted.restarts) + 5, 5, source, restarted)
+    for step, before in enumerate(states):
+        state = restarted.restore(5, step, ReplayedNoise(before.live))
+        assert (state.step, state.live) == (step, before.live)
+        for expected in released[step:]:
+            noise, state = restarted.next_noise(state, source.replayed())
+            assert noise.tobytes() == expected.tobytes()
+
+
+@pytest.mark.parametrize("length", [0, -1, 1.5, True, "5", LONGEST_TREE + 1])
+def test_a_length_that_is_no_number_of_steps_is_refused(length: object) -> None:
+    with pytest.raises(ValueError, match=f"restarts must be whole numbers of steps from 1 to {LONGEST_TREE}, not {length!r}"):
+        BinaryTree(Grid(1.0), 1.0, (5, length))  # type: ignore[arg-type]
+
+
+def test_the_completion_of_the_longest_tree_with_the_largest_noise_does_not_wrap() -> None:
+    """The most that completion can draw: 2**16 + 1 leaves, a block of 2**16 and one of 1, at 12 standard deviations."""
+    grid = Grid(1.0, 16)
+    tree = BinaryTree(grid, LARGEST_NODE_STDDEV / grid.radius, (2**16 + 1,), completed=True)
+    sigma, large = int(LARGEST_NODE_STDDEV), 12
+
+    class Largest:
+        def draw(self, name: str, size: int, stddev: float) -> tuple[IntVector, NoiseNode]:
+            assert stddev <= LARGEST_STDDEV
+            return np.full(size, large * int(stddev), dtype=np.int64), NoiseNode(name, b"", b"")
+
+    scaled = [np.array([large * sigma * 2**16], dtype=np.int64), np.array([large * sigma], dtype=np.int64)]
+    blocks = tuple(Block(height, u, u) for height, u in zip((16, 0), scaled, strict=True))
+    root, node = tree._complete(TreeState(2**16 + 1, 1, blocks), Largest(), 0)
+    assert node.name == "tree.0.completion"
+    added = 2**17 * (2**18 - 1) - 2**16 * (2**17 - 1) - 1
+    expected = sum(int(u[0]) for u in scaled) + large * int(LARGEST_NODE_STDDEV * math.sqrt(added))
+    assert int(root[0]) == half_up(Fraction(expected, 2**18 - 1))

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from scipy.optimize import brentq
 from scipy.special import log_ndtr
 
-from fedrho.privacy.mechanism import IndependentGaussian
+from fedrho.privacy.independent import IndependentGaussian
 from fedrho.privacy.participation import Participation
 from fedrho.privacy.tree import BinaryTree
 from fedrho.privacy.vectors import Grid

@@ -7,9 +7,10 @@ from dataclasses import replace
 
 import pytest
 
+from fedrho.privacy.ledger import BudgetExhausted
 from fedrho.privacy.statement import Neighbours, Unit
 from fedrho.privacy.zcdp import Rho
-from fedrho.server.ledger import BudgetExhausted, charge, statement
+from fedrho.server.ledger import charge, statement
 from fedrho.server.tasks import Task
 
 MakeTask = Callable[..., Task]
@@ -44,7 +45,7 @@ def test_the_statement_names_unit_neighbours_and_what_it_assumes(window: bool, m
         "each device's own history",
         "copied, restored from a backup or deleted",
         "c**2 times weaker",
-        "this run alone",
+        "not counted here",
         "starting weights",
         "does not depend on the data",
         "the server is trusted",

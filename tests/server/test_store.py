@@ -20,7 +20,7 @@ from fedrho.privacy.zcdp import Rho
 from fedrho.server.coordinator import Coordinator
 from fedrho.server.ledger import Charge
 from fedrho.server.release import Commit, Store, StoreConflict
-from fedrho.server.store import MemoryStore, SqliteStore, StoreBusy, read_blob, read_status
+from fedrho.server.store import MemoryStore, SqliteStore, StoreBusy, read_blob, read_history, read_status
 from fedrho.server.tasks import Task
 
 SIZE = 12
@@ -165,8 +165,8 @@ def test_noise_that_does_not_reproduce_stops_the_server(tmp_path: Path, make_eng
     with engine_in(tmp_path, make_engine, steps=2):
         pass
     with closing(sqlite3.connect(tmp_path / "fedrho.sqlite")) as database, database:
-        database.execute("UPDATE noise_nodes SET seed = ? WHERE name = 'tree.0.1'", (bytes(32),))
-    with pytest.raises(NoiseMismatch, match=r"tree\.0\.1"), engine_in(tmp_path, make_engine):
+        database.execute("UPDATE noise_nodes SET seed = ? WHERE name = 'tree.0.0.1'", (bytes(32),))
+    with pytest.raises(NoiseMismatch, match=r"tree\.0\.0\.1"), engine_in(tmp_path, make_engine):
         pass
 
 
@@ -247,7 +247,9 @@ def test_sigkill_at_any_moment_never_gives_two_results_for_a_step(tmp_path: Path
 
 def test_published_says_what_was_committed(tmp_path: Path, make_engine: MakeEngine) -> None:
     with engine_in(tmp_path, make_engine, steps=2) as engine:
-        assert json.loads((tmp_path / "published.json").read_text()) == {"run": engine.run.hex(), "step": 2}
+        published = json.loads((tmp_path / "published.json").read_text())
+        link = read_history(tmp_path).links[2]
+        assert published == {"run": engine.run.hex(), "step": 2, "link": link.hex()}
 
 
 @pytest.mark.parametrize("name", ["run#1", "run?2", "run%41", "run 3", "löwe"])
@@ -276,7 +278,16 @@ def test_a_restart_says_again_what_may_have_been_seen(tmp_path: Path, make_engin
         pass
 
 
-@pytest.mark.parametrize("content", [None, b"", b"[]", b"{}", b"{", b'{"run": 1, "step": "x"}'])
+def test_a_database_with_another_history_than_the_published_one_stops_the_server(tmp_path: Path, make_engine: MakeEngine) -> None:
+    with engine_in(tmp_path, make_engine, steps=2):
+        pass
+    with closing(sqlite3.connect(tmp_path / "fedrho.sqlite")) as database, database:
+        database.execute("UPDATE releases SET link = ? WHERE step = 2", (b"x" * 32,))
+    with pytest.raises(StoreConflict, match="step 2 was published with another history"), engine_in(tmp_path, make_engine):
+        pass
+
+
+@pytest.mark.parametrize("content", [None, b"", b"[]", b"{}", b"{", b'{"run": 1, "step": "x"}', b'{"run": "ab", "step": 1}'])
 def test_a_note_of_what_was_published_that_is_missing_or_damaged_stops_the_server(
     content: bytes | None, tmp_path: Path, make_engine: MakeEngine
 ) -> None:

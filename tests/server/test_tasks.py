@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from fedrho.privacy.mechanism import IndependentGaussian
+from fedrho.privacy.independent import IndependentGaussian
 from fedrho.privacy.tree import BinaryTree
 from fedrho.server.tasks import TaskFileError, load_task
 

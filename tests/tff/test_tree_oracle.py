@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from fedrho.privacy.noise import NoiseSource
 from fedrho.privacy.participation import Participation
 from fedrho.privacy.tree import BinaryTree
-from fedrho.privacy.tree_sensitivity import tree_sensitivity_squared
+from fedrho.privacy.tree_sensitivity import Tree, forest_sensitivity, tree_sensitivity
 from fedrho.privacy.vectors import ClippedSum, Grid
 from tests.privacy.dense import SeededNoise
 
@@ -126,13 +126,52 @@ def test_with_equal_node_noise_every_release_is_that_of_the_residual_query(tf: A
     assert np.all(np.abs(ours - np.array(theirs)) <= bound + np.vstack([[[0.0]], bound[:-1]]))
 
 
+def test_with_equal_node_noise_every_release_is_that_of_the_restarted_query(tf: Any, tree_aggregation: Any) -> None:
+    """Restarts at the same steps on both sides. Theirs draws the nodes of one leaf ahead, which a restart throws away."""
+    queries = pytest.importorskip("tensorflow_privacy.privacy.dp_query.tree_aggregation_query")
+    restart_query = pytest.importorskip("tensorflow_privacy.privacy.dp_query.restart_query")
+    lengths = (5, 8, 1, 11)
+    source, totals = SeededNoise("restarts"), totals_of(STEPS, SIZE)
+    ours = our_stream(totals, source, BinaryTree(TREE.grid, TREE.noise_multiplier, lengths))
+
+    noise, row = node_noise(source, SIZE, TREE.stddev), 0
+    for length in lengths:
+        row += 2 * length - length.bit_count()
+        thrown_away = ((length + 1) & -(length + 1)).bit_length()
+        noise = np.insert(noise, row, np.zeros((thrown_away, SIZE)), axis=0)
+        row += thrown_away
+
+    class AtTheEndOfEachTree(restart_query.RestartIndicator):  # type: ignore[misc, name-defined]
+        def initialize(self) -> Any:
+            return tf.constant(0)
+
+        def next(self, state: Any) -> tuple[Any, Any]:
+            return tf.reduce_any(tf.equal(state + 1, np.cumsum(lengths).astype(np.int32))), state + 1
+
+    query = restart_query.RestartQuery(
+        queries.TreeResidualSumQuery(
+            record_specs=tf.TensorSpec([SIZE]),
+            noise_generator=given_noise(tf, tree_aggregation, noise),
+            clip_fn=lambda record, _: record,
+            clip_value=1.0,
+        ),
+        AtTheEndOfEachTree(),
+    )
+    state, theirs = query.initial_global_state(), []
+    for total in totals:
+        released, state, _ = query.get_noised_result(tf.constant(total, tf.float32), state)
+        theirs.append(released.numpy())
+    bound = np.vstack([rounding_bound(length) for length in (*lengths, STEPS - sum(lengths))])
+    assert np.all(np.abs(ours - np.array(theirs)) <= bound + np.vstack([[[0.0]], bound[:-1]]))
+
+
 @pytest.mark.parametrize(("times", "separation"), [(1, 1), (2, 1), (3, 2), (4, 5), (8, 3), (6, 9)])
 def test_sensitivity_is_that_of_tf_privacys_accountant(times: int, separation: int) -> None:
     """Their separation counts the steps between two participations, ours is the difference."""
     accountant = pytest.importorskip("tensorflow_privacy.privacy.analysis.tree_aggregation_accountant")
     for steps in (1, 2, 3, 7, 16, 21, 24, 32, 45):
         theirs = 2 * accountant.compute_zcdp_single_tree(1.0, steps, times, separation - 1)
-        assert tree_sensitivity_squared(steps, Participation(times, separation)) == theirs
+        assert tree_sensitivity(steps, Participation(times, separation)).squared == theirs
 
 
 @pytest.mark.parametrize("steps", [1, 2, 100, 2000, 4096])
@@ -142,6 +181,14 @@ def test_single_participation_costs_what_the_restart_accountant_says(steps: int)
     assert 9.0 * tree.cost(steps, Participation(1)) == pytest.approx(
         accountant.compute_rdp_tree_restart(3.7, steps, 9.0), rel=1e-12
     )
+
+
+@pytest.mark.parametrize("lengths", [(4, 4), (5, 8, 1, 11), (100, 37)])
+def test_one_participation_in_each_tree_costs_what_the_restart_accountant_says(lengths: tuple[int, ...]) -> None:
+    accountant = pytest.importorskip("tensorflow_privacy.privacy.analysis.tree_aggregation_accountant")
+    each = sum(tree_sensitivity(length, Participation.single()).squared for length in lengths)
+    assert 9.0 * each / (2 * 3.7**2) == pytest.approx(accountant.compute_rdp_tree_restart(3.7, lengths, 9.0), rel=1e-12)
+    assert forest_sensitivity([Tree(length) for length in lengths], Participation(len(lengths))).squared >= each
 
 
 def test_prefix_noise_of_a_tff_run_has_our_variance(tf: Any, tff: Any) -> None:

@@ -1,0 +1,271 @@
+"""The contract of every mechanism as a function: what it finds wrong, instead of an exception; nothing found is an empty list.
+
+draws        each node's noise is drawn once, reported when drawn, and is all the noise there is
+release      what leaves is the sum plus that noise, and the noise does not depend on the sum
+covariance   zero updates give noise with the variances that are claimed for the prefix sums
+sensitivity  no client that could be found moves the whitened stream by more than it is priced for
+replay       a state restored from stored seeds goes on with the same noise, or refuses
+cost         the price follows from the sensitivity, and grows with the steps
+refusal      noise that protects nothing, and sums of another grid or length, are refused before anything is drawn
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from enum import Enum
+from typing import Any
+
+import numpy as np
+import scipy
+
+from fedrho.privacy.auditing.attacker import (
+    Matrix,
+    Tape,
+    claimed_stddev,
+    information,
+    noise_table,
+    resolution,
+    strength,
+    strongest_signal,
+)
+from fedrho.privacy.clipping import clip
+from fedrho.privacy.mechanism import Mechanism
+from fedrho.privacy.noise import NoiseMismatch, NoiseNode, NoiseSource, ReplayedNoise, SystemNoise
+from fedrho.privacy.participation import Participation
+from fedrho.privacy.vectors import ClippedSum, Grid, IntVector, Update
+from fedrho.privacy.zcdp import gaussian_rho
+
+AnyMechanism = Mechanism[Any]
+RELATIVE = 1e-6
+"""Of float64 and of the inverse, beside the rounding of the noise table; every real mistake is far above."""
+
+
+class Check(Enum):
+    """Which part of the contract a finding is about."""
+
+    DRAWS = "draws"
+    RELEASE = "release"
+    COVARIANCE = "covariance"
+    SENSITIVITY = "sensitivity"
+    REPLAY = "replay"
+    COST = "cost"
+    REFUSAL = "refusal"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that is wrong."""
+
+    check: Check
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.check.value}: {self.text}"
+
+
+def check_mechanism(
+    mechanism: AnyMechanism,
+    steps: int,
+    participation: Participation,
+    source: NoiseSource | None = None,
+    *,
+    enforced: Participation | None = None,
+) -> list[Finding]:
+    """Everything in the table above, in a second or so for 64 steps; `source` is fresh noise of the system when not given.
+
+    Raises ValueError where the mechanism cannot be priced for `participation`.
+    """
+    drawn_from = source or SystemNoise()
+    return [
+        *draw_audit(mechanism, steps, drawn_from),
+        *release_audit(mechanism, steps, drawn_from),
+        *noise_audit(mechanism, steps, drawn_from),
+        *sensitivity_audit(mechanism, steps, participation, drawn_from, enforced=enforced),
+        *replay_audit(mechanism, steps, drawn_from),
+        *cost_audit(mechanism, steps, participation),
+        *refusal_audit(mechanism, drawn_from),
+    ]
+
+
+def draw_audit(mechanism: AnyMechanism, steps: int, source: NoiseSource) -> list[Finding]:
+    """Names are drawn once and reported; with silent nodes nothing is left."""
+    found, tape, reported = [], Tape(source), list[NoiseNode]()
+    state, silent = mechanism.init(2), mechanism.init(2)
+    for step in range(1, steps + 1):
+        _, state = mechanism.next_noise(state, tape)
+        reported += state.drawn
+        noise, silent = mechanism.next_noise(silent, _Silence())
+        if (state.step, state.size) != (step, 2):
+            found.append(Finding(Check.DRAWS, f"the state after step {step} says step {state.step}, size {state.size}"))
+        if noise.any():
+            found.append(Finding(Check.DRAWS, f"step {step} has noise that does not come from the source"))
+    names = [node.name for node in tape.nodes]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        found.append(Finding(Check.DRAWS, f"drawn more than once: {', '.join(twice[:5])}"))
+    if sorted(names) != sorted(node.name for node in reported):
+        found.append(Finding(Check.DRAWS, "the states do not report exactly the nodes that were drawn"))
+    return found
+
+
+def release_audit(mechanism: AnyMechanism, steps: int, source: NoiseSource) -> list[Finding]:
+    """The same noise under zero sums and under large random ones."""
+    random = np.random.Generator(np.random.PCG64(0))
+    totals = random.integers(-(2**40), 2**40, (steps, 4))
+    tape = Tape(source)
+    try:
+        noise = _stream(mechanism, np.zeros_like(totals), tape)
+        released = _stream(mechanism, totals, tape.rewound())
+    except ValueError as error:
+        return [Finding(Check.RELEASE, f"sums on the mechanism's own grid are refused: {error}")]
+    wrong = np.flatnonzero((released - noise != totals).any(axis=1))
+    return [Finding(Check.RELEASE, f"step {step + 1} is not its sum plus noise that ignores the sum") for step in wrong[:1]]
+
+
+def noise_audit(mechanism: AnyMechanism, steps: int, source: NoiseSource, size: int = 10_000) -> list[Finding]:
+    """Zero updates: prefix variances against the claimed ones, then the released covariance against the noise table.
+
+    The second is statistical: every entry within its standard error, sqrt((v_i v_j + c**2) / size), times a factor that one
+    honest mechanism in a million exceeds somewhere.
+    """
+    table = noise_table(mechanism, steps)
+    return [*_prefix_findings(mechanism, table), *_covariance_findings(mechanism, table, source, size)]
+
+
+def _prefix_findings(mechanism: AnyMechanism, table: Matrix) -> Iterator[Finding]:
+    actual = np.sum(np.cumsum(table, axis=0) ** 2, axis=1)
+    claimed = mechanism.prefix_variances(len(table))
+    for step in np.flatnonzero(~np.isclose(actual, claimed, rtol=_tolerance(mechanism, len(table)), atol=0.0))[:1]:
+        text = f"the sum of the first {step + 1} releases has noise variance {actual[step]:.6g}, claimed {claimed[step]:.6g}"
+        yield Finding(Check.COVARIANCE, text)
+
+
+def _covariance_findings(mechanism: AnyMechanism, table: Matrix, source: NoiseSource, size: int) -> Iterator[Finding]:
+    steps, unit = len(table), claimed_stddev(mechanism)
+    released = _stream(mechanism, np.zeros((steps, size), dtype=np.int64), source) / unit
+    expected = table @ table.T
+    variances = np.diag(expected)
+    factor = -float(scipy.special.ndtri(0.5e-6 / steps**2))
+    tolerance = factor * np.sqrt((np.outer(variances, variances) + expected**2) / size) + 1.0 / unit**2
+    wrong = np.argwhere(~(np.abs(released @ released.T / size - expected) <= tolerance))
+    for i, j in wrong[:1]:
+        yield Finding(Check.COVARIANCE, f"the released noise of steps {i + 1} and {j + 1} is not what the mechanism's nodes give")
+
+
+def sensitivity_audit(
+    mechanism: AnyMechanism,
+    steps: int,
+    participation: Participation,
+    source: NoiseSource,
+    *,
+    enforced: Participation | None = None,
+) -> list[Finding]:
+    """The same noise twice, once without one client: its whitened difference against the claimed sensitivity.
+
+    The client is the worst that could be found; it sends the same clipped vector each time, or its negative. `enforced` is what
+    a server really lets it do, if that may differ from the `participation` that is paid for.
+    """
+    claimed = mechanism.sensitivity(steps, participation).squared
+    inverse = information(noise_table(mechanism, steps))
+    signal = strongest_signal(inverse, enforced or participation)
+    full = clip(Update(np.array([0.0, 7.0 * mechanism.grid.clip_norm, 0.0], dtype=np.float32)), mechanism.grid).vector
+    tape = Tape(source)
+    without = _stream(mechanism, np.zeros((steps, 3), dtype=np.int64), tape)
+    with_client = _stream(mechanism, np.outer(signal, full).astype(np.int64), tape.rewound())
+    difference = (with_client - without) / mechanism.grid.radius
+    shown = sum(strength(inverse, coordinate) for coordinate in difference.T)
+    if shown <= claimed * (1.0 + _tolerance(mechanism, steps)):
+        return []
+    taken = ", ".join(str(step + 1) for step in np.flatnonzero(signal)[:12])
+    text = f"a client in steps {taken} shows a squared sensitivity of {shown:.6g}, claimed {claimed:.6g}"
+    return [Finding(Check.SENSITIVITY, text)]
+
+
+def replay_audit(mechanism: AnyMechanism, steps: int, source: NoiseSource) -> list[Finding]:
+    """Restored from its live nodes at several steps, a mechanism goes on as if nothing had happened."""
+    found = []
+    for step in sorted({0, 1, steps // 3, steps // 2, steps - 1}):
+        tape = Tape(source)
+        state = mechanism.init(4)
+        for _ in range(step):
+            _, state = mechanism.next_noise(state, tape)
+        expected, _ = mechanism.next_noise(state, tape)
+        replayed = ReplayedNoise(tape.nodes)
+        try:
+            restored = mechanism.restore(4, step, ReplayedNoise(state.live))
+            again, _ = mechanism.next_noise(restored, replayed)
+        except ValueError:  # it needs more than seeds, and says so
+            continue
+        except NoiseMismatch as error:
+            found.append(Finding(Check.REPLAY, f"after step {step}: {error}"))
+            continue
+        same = (restored.step, restored.size, restored.live) == (state.step, state.size, state.live)
+        if not (same and np.array_equal(again, expected)):
+            found.append(Finding(Check.REPLAY, f"restored after step {step}, it does not go on with the same noise"))
+    return found
+
+
+def cost_audit(mechanism: AnyMechanism, steps: int, participation: Participation) -> list[Finding]:
+    """rho = sensitivity / (2 * noise_multiplier**2), nothing for no step, and never less for more steps."""
+    at = sorted({0, *(int(step) for step in np.linspace(1, steps, 16))})
+    costs = [float(mechanism.cost(step, participation)) for step in at]
+    priced = gaussian_rho(mechanism.sensitivity(steps, participation).squared, mechanism.noise_multiplier)
+    found = []
+    if not all(math.isfinite(cost) for cost in costs) or costs[0] != 0.0 or costs[1] <= 0.0:
+        found.append(Finding(Check.COST, "the first step must cost something, no step nothing, and all a finite amount"))
+    if costs != sorted(costs):
+        found.append(Finding(Check.COST, "more steps cost less"))
+    if not math.isclose(costs[-1], priced, rel_tol=RELATIVE):
+        found.append(Finding(Check.COST, f"{steps} steps cost {costs[-1]:.6g}, but their sensitivity {priced:.6g}"))
+    return found
+
+
+def refusal_audit(mechanism: AnyMechanism, source: NoiseSource) -> list[Finding]:
+    """Nonsense raises ValueError, and no noise is spent on it."""
+    found = []
+    for multiplier in (0.0, -1.0, math.nan, math.inf):
+        if not _refuses_multiplier(mechanism, multiplier):
+            found.append(Finding(Check.REFUSAL, f"a noise_multiplier of {multiplier} is accepted"))
+    grid, other = mechanism.grid, Grid(2.0 * mechanism.grid.clip_norm, mechanism.grid.bits)
+    fits = 3 + mechanism.counts
+    for what, size, wrong in (("another length", fits + 1, grid), ("another clip norm", fits, other)):
+        tape = Tape(source)
+        try:
+            mechanism.release(ClippedSum(np.zeros(size, dtype=np.int64), wrong), mechanism.init(3), tape)
+        except ValueError:
+            if not tape.recorded:
+                continue
+        found.append(Finding(Check.REFUSAL, f"a sum of {what} is not refused, or only after noise was drawn"))
+    return found
+
+
+def _refuses_multiplier(mechanism: AnyMechanism, multiplier: float) -> bool:
+    try:
+        replace(mechanism, noise_multiplier=multiplier)
+    except ValueError:
+        return True
+    return False
+
+
+def _tolerance(mechanism: AnyMechanism, steps: int) -> float:
+    """Relative, for squares of sums of `steps` entries of the noise table."""
+    return RELATIVE + 8.0 * steps * resolution(mechanism)
+
+
+class _Silence:
+    """Every node is zero."""
+
+    def draw(self, name: str, size: int, stddev: float) -> tuple[IntVector, NoiseNode]:
+        return np.zeros(size, dtype=np.int64), NoiseNode(name, b"", b"")
+
+
+def _stream(mechanism: AnyMechanism, totals: IntVector, source: NoiseSource) -> IntVector:
+    """What is released for sums of shape (steps, size), and for counts of zero where the mechanism asks for any."""
+    state, released = mechanism.init(totals.shape[1]), []
+    for total in totals:
+        whole = np.concatenate([total, np.zeros(mechanism.counts, dtype=np.int64)])
+        out, state = mechanism.release(ClippedSum(whole, mechanism.grid_at(state)), state, source)
+        released.append(out.vector)
+    return np.array(released)

@@ -1,0 +1,73 @@
+"""What the accountant says about a run that somebody else performs: a statement with everything that it takes for granted.
+
+The server's own statement comes from its ledger, because it knows what it did. Here nothing is known but the numbers; so each
+thing that must be true is said.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fedrho.privacy.auditing.limits import largest_accuracy
+from fedrho.privacy.mechanism import Mechanism
+from fedrho.privacy.participation import Participation
+from fedrho.privacy.sampling import SampledGaussian
+from fedrho.privacy.statement import SENSITIVITY, Neighbours, PrivacyStatement, Unit, round_up
+from fedrho.privacy.zcdp import gaussian_epsilon
+
+COMMON = (
+    "what a device adds to one round is finite and has an L2 norm of at most the clip norm, checked before it is added",
+    "the noise of each node or row is drawn once, by a cryptographic generator, and seen by nobody but the aggregator",
+    "the sum is divided by a public constant, never by the number of reports that came",
+    "nothing else that depends on the devices' data is published: no losses, counts or norms",
+    "rounds beyond those priced here, other runs on the same devices, and settings chosen with their data cost extra",
+    "a person with c devices is protected c**2 times weaker in rho",
+)
+
+
+def claim(mechanism: Mechanism[Any], rounds: int, participation: Participation) -> PrivacyStatement:
+    """The statement about `rounds` releases of `mechanism`; raises ValueError where the mechanism cannot be priced."""
+    sensitivity = mechanism.sensitivity(rounds, participation)
+    return PrivacyStatement(
+        unit=Unit.DEVICE,
+        neighbours=Neighbours.ZERO_OUT,
+        rho=mechanism.cost(rounds, participation),
+        assumptions=(_kept(participation), f"noise: {mechanism.name}, multiplier {mechanism.noise_multiplier:g}", *COMMON),
+        exact=sensitivity.exact,
+    )
+
+
+def sampled_assumptions(run: SampledGaussian) -> tuple[str, ...]:
+    """What an epsilon from Poisson sampling takes for granted; it has no rho, and its neighbours are add-or-remove."""
+    return (
+        f"each device joins each of {run.steps} rounds independently with probability {run.sampling.rate:g}; this is enforced by "
+        f"{run.sampling.enforced_by}, and who was drawn stays secret",
+        f"noise: independent-gaussian, multiplier {run.noise_multiplier:g}",
+        *COMMON[:-1],
+        "a person with several devices is not covered",
+    )
+
+
+def _kept(participation: Participation) -> str:
+    limit = f"each device takes part in at most {participation.max_times} of the rounds"
+    if participation.max_times == 1:
+        return f"{limit}, and somebody enforces that"
+    how = "whole multiples of" if participation.cyclic else "at least"
+    return f"{limit}, any two of them {how} {participation.min_separation} apart (j - i), and somebody enforces that"
+
+
+def in_words(statement: PrivacyStatement, delta: float) -> list[str]:
+    """The claim in paragraphs for someone who does not know what rho is; figures are rounded against us."""
+    unit, accuracy = statement.unit.value, 100.0 * largest_accuracy(statement.rho)
+    return [
+        f"Take any one {unit}, and imagine a second world in which all that it contributed was replaced by zeros. Everything "
+        "that this run publishes looks almost the same in both worlds, whatever the data of the others, and whatever anybody "
+        "knows or computes.",
+        f"How alike: someone who knows everything but this {unit}'s contributions, sees all that is published, and has to tell "
+        f"which of the two worlds is real, is right at most {round_up(accuracy, 3)} % of the time. Guessing gives 50 %.",
+        f"In the terms of the field: rho = {round_up(statement.rho)} zCDP, which implies (epsilon, delta)-DP with epsilon = "
+        f"{round_up(statement.epsilon(delta))} at delta = {delta!r}. The same Gaussian noise satisfies it exactly with epsilon "
+        f"= {round_up(gaussian_epsilon(statement.rho, delta))}. It comes from {SENSITIVITY[statement.exact]}.",
+        f"It does not hide that the {unit} takes part, nor what is true of everybody: a model may well say what most people "
+        "type. It protects against what is published, not against whoever holds the clipped updates before the noise is added.",
+    ]

@@ -1,0 +1,124 @@
+"""The hash chain over a run's releases, and what it proves: nothing was changed, left out or put in afterwards.
+
+    link_0 = SHA-256(SHA-256(run, task) + entry_0)        link_t = SHA-256(link_(t-1) + entry_t)
+
+An entry names everything that became durable with a release: step, attempt, price, digests of weights and optimizer, times, and
+the name and digest of each noise node that was drawn. Whoever keeps one link from elsewhere (a log, a notebook, a colleague) can
+tell later whether the history up to it is still the same. A chain that was written anew from some step on is whole in
+itself: only a link kept elsewhere shows it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from fedrho.privacy.ledger import BudgetExhausted
+from fedrho.privacy.noise import NoiseNode
+from fedrho.privacy.statement import PrivacyStatement
+from fedrho.privacy.vectors import IntVector
+from fedrho.privacy.zcdp import Rho
+from fedrho.server.ledger import Charge, charge, same_price, statement
+from fedrho.server.tasks import Task
+
+
+class HistoryBroken(ValueError):
+    """The stored history contradicts itself or its price; the message names the step."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One release, as it is chained. Digests are SHA-256; `nodes` are pairs of name and digest, in the order drawn."""
+
+    step: int
+    attempt: int
+    rho: float
+    weights_sha256: bytes
+    velocity_sha256: bytes
+    opened_at: float
+    committed_at: float
+    nodes: tuple[tuple[str, bytes], ...]
+
+    def link(self, before: bytes) -> bytes:
+        """The SHA-256 that ties this entry to all before it."""
+        text = json.dumps(asdict(self), default=bytes.hex, sort_keys=True, separators=(",", ":"), allow_nan=False)
+        return hashlib.sha256(before + text.encode()).digest()
+
+
+@dataclass(frozen=True)
+class History:
+    """What a store holds: the run, its task as stored, every entry with its stored link, and what it says is published."""
+
+    run: bytes
+    task: str
+    entries: tuple[Entry, ...]
+    links: tuple[bytes, ...]
+    published_step: int
+    published_link: bytes
+
+
+def first_link(run: bytes, task: str) -> bytes:
+    """What the entry of step 0 is tied to."""
+    return hashlib.sha256(run + hashlib.sha256(task.encode()).digest()).digest()
+
+
+def check(history: History, task: Task) -> PrivacyStatement:
+    """The statement, derived anew from the entries; raises HistoryBroken at the first step that does not hold."""
+    before = first_link(history.run, history.task)
+    expected = _names(task, len(history.entries))
+    for number, (entry, link, names) in enumerate(zip(history.entries, history.links, expected, strict=True)):
+        before = entry.link(before)
+        if entry.step != number:
+            raise HistoryBroken(f"step {number} is missing: the next one stored is step {entry.step}")
+        if link != before:
+            raise HistoryBroken(f"step {number}: its link does not follow; this entry or one before it was changed")
+        _check_price(entry, task)
+        if [name for name, _ in entry.nodes] != names:
+            raise HistoryBroken(f"step {number}: its noise nodes are not those that the mechanism draws there")
+    _check_digests(history.entries)
+    if history.published_step >= len(history.links) or history.links[history.published_step] != history.published_link:
+        raise HistoryBroken(f"step {history.published_step} was published with another link than the one stored")
+    latest = history.entries[-1]
+    return statement(task, Charge(latest.step, Rho(latest.rho)))
+
+
+def _check_price(entry: Entry, task: Task) -> None:
+    try:
+        price = charge(task, entry.step).rho if entry.step else Rho(0.0)
+    except BudgetExhausted as error:
+        raise HistoryBroken(str(error)) from error
+    if not same_price(price, Rho(entry.rho)):
+        raise HistoryBroken(f"step {entry.step} was charged rho = {entry.rho}, but costs {price}")
+
+
+def _check_digests(entries: Sequence[Entry]) -> None:
+    """Equal noise in two nodes would cancel, or count twice."""
+    seen: dict[bytes, str] = {}
+    for entry in entries:
+        for name, digest in entry.nodes:
+            if digest in seen:
+                raise HistoryBroken(f"step {entry.step}: noise node {name} has the same noise as {seen[digest]}")
+            seen[digest] = name
+
+
+def _names(task: Task, count: int) -> Iterator[list[str]]:
+    """The nodes that the mechanism draws at each step; the start, step 0, draws none. Dry: on vectors of one coordinate."""
+    state = task.mechanism.init(1)
+    yield []
+    for _ in range(count - 1):
+        _, state = task.mechanism.next_noise(state, _DRY)
+        yield [node.name for node in state.drawn]
+
+
+class _DryNoise:
+    """Names without noise."""
+
+    def draw(self, name: str, size: int, stddev: float) -> tuple[IntVector, NoiseNode]:
+        return np.zeros(size, dtype=np.int64), NoiseNode(name, b"", b"")
+
+
+_DRY = _DryNoise()
