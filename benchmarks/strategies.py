@@ -25,7 +25,7 @@ from fedrho.privacy.blt_optimal import optimal_buffers
 from fedrho.privacy.independent import IndependentGaussian
 from fedrho.privacy.loss import lower_bound, max_loss, rmse_loss
 from fedrho.privacy.mechanism import Mechanism
-from fedrho.privacy.noise import SystemNoise
+from fedrho.privacy.noise import KeptVector, SystemNoise
 from fedrho.privacy.participation import Participation
 from fedrho.privacy.tree import BinaryTree
 from fedrho.privacy.vectors import Grid
@@ -145,7 +145,7 @@ def _in_full_swing() -> list[tuple[str, AnyMechanism, Any]]:
 def _full(bands: int) -> BandedState:
     """Earlier noise of the right size, a vector of its own for each band; its values do not matter to the clock."""
     earlier = np.random.default_rng().integers(-(2**24), 2**24, SIZE, dtype=np.int32)
-    return BandedState(bands, SIZE, tuple(earlier.copy() for _ in range(bands - 1)))
+    return BandedState(bands, SIZE, tuple(KeptVector("", earlier.copy()) for _ in range(bands - 1)))
 
 
 def main() -> None:

@@ -15,13 +15,14 @@ The grid scales with C_t, so in grid units the noise is the same at every step. 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedrho.privacy.mechanism import Mechanism, Sensitivity
-from fedrho.privacy.noise import NoiseNode, NoiseSource
+from fedrho.privacy.noise import KeptVector, NoiseNode, NoiseSource, find_kept
 from fedrho.privacy.participation import Participation
 from fedrho.privacy.vectors import LARGEST_CLIP_NORM, SMALLEST_CLIP_NORM, ClippedSum, Grid, IntVector, Released
 from fedrho.privacy.zcdp import gaussian_rho
@@ -40,6 +41,7 @@ class AdaptiveState:
     fraction: float
     drawn: tuple[NoiseNode, ...] = ()
     live: tuple[NoiseNode, ...] = ()
+    kept: tuple[KeptVector, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,9 @@ class AdaptiveGaussian(Mechanism[AdaptiveState]):
         noisy, after = super().release(total, state, source)
         fraction = 0.5 + float(noisy.vector[-1]) / 2.0 / self.goal
         clip_norm = _bounded(state.clip_norm, -self.learning_rate * (fraction - self.quantile))
-        return Released(noisy.vector[: state.size], noisy.grid), replace(after, clip_norm=clip_norm, fraction=fraction)
+        kept = KeptVector(_kept_name(after.step), np.array([clip_norm, fraction]))
+        released = Released(noisy.vector[: state.size], noisy.grid)
+        return released, replace(after, clip_norm=clip_norm, fraction=fraction, kept=(kept,))
 
     def sensitivity(self, steps: int, participation: Participation) -> Sensitivity:
         return Sensitivity(participation.most_times(steps))
@@ -116,11 +120,17 @@ class AdaptiveGaussian(Mechanism[AdaptiveState]):
         """At a clip norm that stays as it was; relative to `noise_multiplier`, so above 1 at the first step."""
         return (self.vector_multiplier / self.noise_multiplier) ** 2 * np.arange(1.0, steps + 1.0)
 
-    def restore(self, size: int, step: int, replayed: NoiseSource, clip_norm: float | None = None) -> AdaptiveState:
-        """Raises ValueError without the clip norm that the latest release led to: it follows from data, not from seeds."""
-        if step > 0 and clip_norm is None:
-            raise ValueError("the clip norm after the latest release is needed to go on; starting over would break the price")
-        return AdaptiveState(step, size, clip_norm or self.grid.clip_norm, fraction=self.quantile)
+    def restore(self, size: int, step: int, replayed: NoiseSource, kept: Sequence[KeptVector] = ()) -> AdaptiveState:
+        """The clip norm after the latest release follows from data, not from seeds: it must have been kept."""
+        if step == 0:
+            return self.init(size)
+        found = find_kept(kept, [_kept_name(step)])
+        clip_norm, fraction = map(float, found[0].vector)
+        return AdaptiveState(step, size, clip_norm, fraction, kept=found)
+
+
+def _kept_name(step: int) -> str:
+    return f"clip_norm.{step}"
 
 
 def _bounded(clip_norm: float, log_factor: float) -> float:

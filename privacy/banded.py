@@ -16,6 +16,7 @@ so y is a function of 2**16 * CG + z alone: of the Gaussian mechanism's output f
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -26,7 +27,7 @@ from numpy.typing import NDArray
 
 from fedrho.privacy.blocks import each_block
 from fedrho.privacy.mechanism import Mechanism, Sensitivity
-from fedrho.privacy.noise import NoiseNode, NoiseSource
+from fedrho.privacy.noise import NORMALS_END, KeptVector, NoiseNode, NoiseSource, find_kept
 from fedrho.privacy.participation import Participation
 from fedrho.privacy.toeplitz import (
     Objective,
@@ -44,19 +45,17 @@ FINE_BITS = 16
 """Z lies on a grid 2**16 times finer than the sums, and coefficients are multiples of 2**-16."""
 MOST_STEPS = 2**18
 """Noise of so many steps is proved to fit into int64; a stream that goes further is refused."""
-NORMAL_ENDS = 16
-"""No float64 normal is as many standard deviations away from 0."""
 MOST_SINGLE_BANDS = 512
 """Of `optimal_bands` for one participation, where nothing else limits the memory of one vector a band."""
 
 
 @dataclass(frozen=True, eq=False)
 class BandedState:
-    """The last bands - 1 noise vectors, newest first; seeds of all rows, since every one of them still echoes."""
+    """The last bands - 1 noise vectors, newest first; they say all that later noise depends on, so no seed is live."""
 
     step: int
     size: int
-    recent: tuple[NDArray[np.signedinteger[Any]], ...] = ()
+    kept: tuple[KeptVector, ...] = ()
     drawn: tuple[NoiseNode, ...] = ()
     live: tuple[NoiseNode, ...] = ()
 
@@ -97,7 +96,7 @@ class BandedToeplitz(Mechanism[BandedState]):
     @property
     def _reach(self) -> float:
         """No noise of a step is larger, in grid units: sum of |1 / c(x)| times the largest z_t / 2**16, and its rounding."""
-        return _inverse_norm(self.coefficients) * (NORMAL_ENDS * self.stddev + 1)
+        return _inverse_norm(self.coefficients) * (NORMALS_END * self.stddev + 1)
 
     def init(self, size: int) -> BandedState:
         return BandedState(step=0, size=size)
@@ -107,19 +106,19 @@ class BandedToeplitz(Mechanism[BandedState]):
             raise ValueError(f"banded noise ends after {MOST_STEPS} steps")
         fresh, node = source.draw(f"row.{state.step + 1}", state.size, math.ldexp(self.stddev, FINE_BITS))
         noise = np.empty(state.size, dtype=np.int64)
-        kept: NDArray[np.signedinteger[Any]] = np.empty(state.size, dtype=np.int32 if self._reach < 2.0**31 else np.int64)
-        echoes = list(zip(self.scaled[1:], state.recent, strict=False))  # fewer rows at first
+        newest: NDArray[Any] = np.empty(state.size, dtype=np.int32 if self._reach < 2.0**31 else np.int64)
+        echoes = [(scaled, one.vector) for scaled, one in zip(self.scaled[1:], state.kept, strict=False)]  # fewer at first
 
         def work(part: slice) -> None:
             left = fresh[part] + 2 ** (FINE_BITS - 1)
             for coefficient, earlier in echoes:
                 left -= np.multiply(earlier[part], coefficient, dtype=np.int64)
             np.right_shift(left, FINE_BITS, out=noise[part])
-            kept[part] = noise[part]
+            newest[part] = noise[part]
 
         each_block(state.size, work)
-        recent = (kept, *state.recent)[: self.bands - 1]
-        return noise, BandedState(state.step + 1, state.size, recent, (node,), (*state.live, node))
+        kept = (KeptVector(_kept_name(state.step + 1), newest), *state.kept)[: self.bands - 1]
+        return noise, BandedState(state.step + 1, state.size, kept, (node,))
 
     def sensitivity(self, steps: int, participation: Participation) -> Sensitivity:
         """Exact; raises ValueError for more bands than the separation of two participations."""
@@ -131,11 +130,13 @@ class BandedToeplitz(Mechanism[BandedState]):
         """Without the rounding, which adds up to 1/12 of a squared grid unit to each row of Z."""
         return prefix_variances(inverse_series(self.coefficients, steps))
 
-    def restore(self, size: int, step: int, replayed: NoiseSource) -> BandedState:
-        state = self.init(size)
-        for _ in range(step):
-            _, state = self.next_noise(state, replayed)
-        return state
+    def restore(self, size: int, step: int, replayed: NoiseSource, kept: Sequence[KeptVector] = ()) -> BandedState:
+        names = [_kept_name(earlier) for earlier in range(step, max(0, step - self.bands + 1), -1)]
+        return BandedState(step, size, find_kept(kept, names))
+
+
+def _kept_name(step: int) -> str:
+    return f"noise.{step}"
 
 
 def optimal_bands(

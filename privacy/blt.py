@@ -16,6 +16,7 @@ mechanism. The recursion runs in float64: its rounding involves no data, and its
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,26 +25,29 @@ from numpy.typing import NDArray
 
 from fedrho.privacy.blocks import each_block
 from fedrho.privacy.mechanism import Mechanism, Sensitivity
-from fedrho.privacy.noise import NoiseNode, NoiseSource
+from fedrho.privacy.noise import KeptVector, NoiseNode, NoiseSource, find_kept
 from fedrho.privacy.participation import Participation
 from fedrho.privacy.toeplitz import Series, prefix_variances, toeplitz_sensitivity
 from fedrho.privacy.vectors import IntVector
 
 FINE_BITS = 16
 """Z is drawn on a grid 2**16 times finer than the sums, and divided exactly."""
+KEPT_EVERY = 64
+"""Steps between two copies of the buffers: a restart replays fewer rows than that."""
 LARGEST_STDDEV = 2.0**33
 """In grid units: 16 standard deviations of the finer grid are integers that float64 holds."""
 
 
 @dataclass(frozen=True, eq=False)
 class BufferedState:
-    """The buffers u, float64 of shape (size,), in grid units; seeds of all rows, since every one of them still echoes."""
+    """The buffers u, float64 of shape (size,), in grid units: kept at every 64th step; seeds of the rows since then."""
 
     step: int
     size: int
     buffers: tuple[NDArray[np.float64], ...]
     drawn: tuple[NoiseNode, ...] = ()
     live: tuple[NoiseNode, ...] = ()
+    kept: tuple[KeptVector, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -89,7 +93,11 @@ class BufferedToeplitz(Mechanism[BufferedState]):
             noise[part] = np.rint(row, out=row)
 
         each_block(state.size, work)
-        return noise, BufferedState(state.step + 1, state.size, buffers, (node,), (*state.live, node))
+        step = state.step + 1
+        if step % KEPT_EVERY:
+            return noise, BufferedState(step, state.size, buffers, (node,), (*state.live, node), state.kept)
+        kept = tuple(KeptVector(name, buffer) for name, buffer in zip(self._kept_names(step), buffers, strict=True))
+        return noise, BufferedState(step, state.size, buffers, (node,), (), kept)
 
     def coefficients(self, steps: int) -> Series:
         """c_0 ... c_(steps-1), which fall: where rounding says otherwise, the earlier one stands."""
@@ -114,8 +122,14 @@ class BufferedToeplitz(Mechanism[BufferedState]):
         """Without the rounding, which adds 1/12 of a squared grid unit to each step."""
         return prefix_variances(self.inverse(steps))
 
-    def restore(self, size: int, step: int, replayed: NoiseSource) -> BufferedState:
-        state = self.init(size)
-        for _ in range(step):
+    def restore(self, size: int, step: int, replayed: NoiseSource, kept: Sequence[KeptVector] = ()) -> BufferedState:
+        state, since = self.init(size), step % KEPT_EVERY
+        if step > since:
+            found = find_kept(kept, self._kept_names(step - since))
+            state = BufferedState(step - since, size, tuple(one.vector for one in found), kept=found)
+        for _ in range(since):
             _, state = self.next_noise(state, replayed)
         return state
+
+    def _kept_names(self, step: int) -> list[str]:
+        return [f"buffer.{step}.{number}" for number in range(len(self.decay))]

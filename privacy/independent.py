@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedrho.privacy.mechanism import Mechanism, Sensitivity
-from fedrho.privacy.noise import NoiseNode, NoiseSource
+from fedrho.privacy.noise import KeptVector, NoiseNode, NoiseSource
 from fedrho.privacy.participation import Participation
 from fedrho.privacy.vectors import IntVector
 
@@ -19,6 +20,7 @@ class GaussianState:
     size: int
     drawn: tuple[NoiseNode, ...] = ()
     live: tuple[NoiseNode, ...] = ()
+    kept: tuple[KeptVector, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -43,5 +45,5 @@ class IndependentGaussian(Mechanism[GaussianState]):
     def prefix_variances(self, steps: int) -> NDArray[np.float64]:
         return np.arange(1.0, steps + 1.0)
 
-    def restore(self, size: int, step: int, replayed: NoiseSource) -> GaussianState:
+    def restore(self, size: int, step: int, replayed: NoiseSource, kept: Sequence[KeptVector] = ()) -> GaussianState:
         return GaussianState(step=step, size=size)

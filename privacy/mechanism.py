@@ -8,13 +8,14 @@ to the sum happens once, in `release`, for all of them.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Generic, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fedrho.privacy.noise import NoiseNode, NoiseSource
+from fedrho.privacy.noise import KeptVector, NoiseNode, NoiseSource
 from fedrho.privacy.participation import Participation
 from fedrho.privacy.vectors import ClippedSum, Grid, IntVector, Released, add_noise
 from fedrho.privacy.zcdp import Rho, gaussian_rho
@@ -38,6 +39,10 @@ class NoiseState(Protocol):
     @property
     def live(self) -> tuple[NoiseNode, ...]:
         """Every node that a later step or a replay still needs; the seeds of all others can be erased."""
+
+    @property
+    def kept(self) -> tuple[KeptVector, ...]:
+        """Every vector that a replay needs beside the live nodes; to be stored before the latest step is published."""
 
 
 LARGEST_NODE_STDDEV = 2.0**40
@@ -104,8 +109,8 @@ class Mechanism(ABC, Generic[State]):
         """Variance of the noise in the sum of the first t releases, t = 1 ... steps, when a node's noise has variance 1."""
 
     @abstractmethod
-    def restore(self, size: int, step: int, replayed: NoiseSource) -> State:
-        """The state after `step` steps, from stored nodes; raises NoiseMismatch when they do not reproduce."""
+    def restore(self, size: int, step: int, replayed: NoiseSource, kept: Sequence[KeptVector] = ()) -> State:
+        """The state after `step` steps, from its live nodes and kept vectors; raises NoiseMismatch when they are not those."""
 
     def cost(self, steps: int, participation: Participation) -> Rho:
         return gaussian_rho(self.sensitivity(steps, participation).squared, self.noise_multiplier)

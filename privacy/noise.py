@@ -15,9 +15,10 @@ import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fedrho.privacy.vectors import IntVector
 
@@ -27,8 +28,10 @@ SEGMENT = 2**16
 """Coordinates that grow from one stretch of the counter."""
 STRETCH = 2**64
 """Blocks of the counter between the starts of two segments; a segment uses some 2**16."""
+NORMALS_END = 16
+"""No float64 normal is as many standard deviations away from 0."""
 LARGEST_STDDEV = 2.0**58
-"""In grid units: 16 standard deviations still fit into int64, and float64 normals end before 16."""
+"""In grid units: 16 standard deviations still fit into int64."""
 
 
 class NoiseMismatch(RuntimeError):
@@ -42,6 +45,27 @@ class NoiseNode:
     name: str
     seed: bytes = field(repr=False)
     digest: bytes
+
+
+@dataclass(frozen=True, eq=False)
+class KeptVector:
+    """A vector that later noise depends on, kept as it is instead of being replayed; as secret as a seed.
+
+    Its name never means another vector.
+    """
+
+    name: str
+    vector: NDArray[Any] = field(repr=False)
+
+
+def find_kept(kept: Iterable[KeptVector], names: Iterable[str]) -> tuple[KeptVector, ...]:
+    """Those with these names, in that order; raises NoiseMismatch when one is missing."""
+    by_name = {one.name: one for one in kept}
+    wanted = tuple(names)
+    for name in wanted:
+        if name not in by_name:
+            raise NoiseMismatch(f"noise after the latest release depends on {name}, which is not stored")
+    return tuple(by_name[name] for name in wanted)
 
 
 class NoiseSource(Protocol):
@@ -83,13 +107,15 @@ def expand(name: str, seed: bytes, size: int, stddev: float) -> tuple[IntVector,
     if len(seed) != SEED_BYTES:
         raise ValueError(f"a noise seed has {SEED_BYTES} bytes, not {len(seed)}")
     vector = np.empty(size, dtype=np.int64)
+    hashed = "<i4" if stddev * NORMALS_END < 2.0**31 else "<i8"
 
     def fill(start: int) -> bytes:
         segment = vector[start : start + SEGMENT]
         normals = _generator(seed, start // SEGMENT).standard_normal(segment.size)
         normals *= stddev
-        segment[:] = np.rint(normals, out=normals)
-        return hashlib.sha256(segment.astype("<i8", copy=False).data).digest()
+        whole = np.rint(normals, out=normals).astype(hashed)
+        segment[:] = whole
+        return hashlib.sha256(whole.data).digest()
 
     starts = range(0, size, SEGMENT)
     if len(starts) < 2:

@@ -54,6 +54,10 @@ class PrivacyStatement:
     assumptions: tuple[str, ...]
     exact: bool = True
 
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.rho) and self.rho >= 0):
+            raise ValueError(f"rho must be finite and not negative, not {self.rho}")
+
     def epsilon(self, delta: float) -> float:
         """An epsilon such that (epsilon, delta)-DP follows from rho (Canonne, Kamath & Steinke 2020)."""
         return epsilon(self.rho, delta)

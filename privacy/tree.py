@@ -19,13 +19,14 @@ sigma**2 * (2**h * (2**(h+1) - 1) - sum over the blocks of 2**d * (2**(d+1) - 1)
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedrho.privacy.mechanism import Mechanism, Sensitivity
-from fedrho.privacy.noise import NoiseNode, NoiseSource
+from fedrho.privacy.noise import KeptVector, NoiseNode, NoiseSource, find_kept
 from fedrho.privacy.participation import Participation
 from fedrho.privacy.tree_sensitivity import Tree, forest_sensitivity
 from fedrho.privacy.vectors import IntVector
@@ -34,13 +35,18 @@ LONGEST_TREE = 2**17
 """Leaves of a tree before a restart; so the noise of its completion stays below what `noise.expand` can hold."""
 
 
+KEPT_HEIGHT = 6
+"""Blocks of at least 2**6 leaves are kept as vectors: a restart replays fewer leaves than that, and O(log n) seeds are live."""
+
+
 @dataclass(frozen=True, eq=False)
 class Block:
-    """A maximal completed subtree: its height d, its scaled noise U = 2**d * u, and the noise of the prefix that it ends.
+    """A maximal completed subtree: its node, its height d, its scaled noise U = 2**d * u, and that of the prefix that it ends.
 
     Both int64, shape (size,), in grid units; `prefix` counts from the latest restart.
     """
 
+    name: str
     height: int
     scaled: IntVector
     prefix: IntVector
@@ -59,13 +65,18 @@ def estimate(height: int, scaled: IntVector) -> IntVector:
 
 @dataclass(frozen=True, eq=False)
 class TreeState:
-    """Blocks of the current tree as a stack, largest first: O(log step) vectors; seeds of the nodes below them, for replay."""
+    """Blocks of the current tree as a stack, largest first: O(log step) vectors; seeds of the nodes below the small ones."""
 
     step: int
     size: int
     blocks: tuple[Block, ...] = ()
     drawn: tuple[NoiseNode, ...] = ()
     live: tuple[NoiseNode, ...] = ()
+
+    @property
+    def kept(self) -> tuple[KeptVector, ...]:
+        """The scaled noise of large blocks."""
+        return tuple(KeptVector(block.name, block.scaled) for block in self.blocks if block.height >= KEPT_HEIGHT)
 
     @property
     def prefix(self) -> IntVector:
@@ -81,8 +92,8 @@ class BinaryTree(Mechanism[TreeState]):
     momentum. `restarts` are the lengths, in steps, of the trees before the last one, which is open-ended; `completed` says that
     each of them is completed by the first step of the next. A restart is one of the noise alone: weights and momentum go on.
 
-    Every node below a live block is kept as a seed, for the estimate of a block depends on all of them. A frozen prefix is never
-    published again, so the nodes of an earlier tree are needed by nobody.
+    The estimate of a block depends on all nodes below it. Those of large blocks are kept as one vector, those of small blocks as
+    seeds. A frozen prefix is never published again, so an earlier tree is needed by nobody.
     """
 
     name = "binary-tree"
@@ -129,21 +140,18 @@ class BinaryTree(Mechanism[TreeState]):
     def _grow(self, state: TreeState, source: NoiseSource, tree: int, leaf: int) -> TreeState:
         """One more leaf, and every node that it is the last leaf of; drawn vectors become the blocks, nothing else is copied."""
         blocks, height = list(state.blocks), 0
-        scaled, node = source.draw(f"tree.{tree}.0.{leaf}", state.size, self.stddev)
+        scaled, node = source.draw(_node_name(tree, height, leaf), state.size, self.stddev)
         drawn, right = [node], scaled
         while blocks and blocks[-1].height == height:
             height += 1
-            scaled, node = source.draw(f"tree.{tree}.{height}.{leaf >> height}", state.size, self.stddev)
+            scaled, node = source.draw(_node_name(tree, height, leaf), state.size, self.stddev)
             scaled <<= height
             scaled += blocks.pop().scaled
             scaled += right
             drawn.append(node)
             right = scaled
-        prefix = estimate(height, scaled)
-        if blocks:
-            prefix = prefix + blocks[-1].prefix
-        blocks.append(Block(height, scaled, prefix))
-        return TreeState(state.step + 1, state.size, tuple(blocks), tuple(drawn), (*state.live, *drawn))
+        live = () if height >= KEPT_HEIGHT else (*state.live, *drawn)
+        return TreeState(state.step + 1, state.size, _stacked(blocks, node.name, height, scaled), tuple(drawn), live)
 
     def _position(self, step: int) -> tuple[int, int]:
         """Tree and leaf of the step after `step` steps, both from 0."""
@@ -175,14 +183,40 @@ class BinaryTree(Mechanism[TreeState]):
             frozen += 1 / (2 - 2.0**-tree.height) if tree.completed else within[-1:].sum()
         return np.concatenate(parts)
 
-    def restore(self, size: int, step: int, replayed: NoiseSource) -> TreeState:
+    def restore(self, size: int, step: int, replayed: NoiseSource, kept: Sequence[KeptVector] = ()) -> TreeState:
         tree, leaf = self._position(step)
         if leaf == 0 and tree > 0 and self.completed:
-            leaf = self.restarts[tree - 1]
-        state = TreeState(step - leaf, size)
-        for _ in range(leaf):
+            tree, leaf = tree - 1, self.restarts[tree - 1]
+        since = leaf % 2**KEPT_HEIGHT
+        state = TreeState(step - since, size, _restacked(tree, leaf - since, kept))
+        for _ in range(since):
             _, state = self.next_noise(state, replayed)
         return state
+
+
+def _node_name(tree: int, height: int, leaf: int) -> str:
+    """Of the node of this height above `leaf`."""
+    return f"tree.{tree}.{height}.{leaf >> height}"
+
+
+def _stacked(blocks: Sequence[Block], name: str, height: int, scaled: IntVector) -> tuple[Block, ...]:
+    """One more block on the stack."""
+    prefix = estimate(height, scaled)
+    if blocks:
+        prefix = prefix + blocks[-1].prefix
+    return (*blocks, Block(name, height, scaled, prefix))
+
+
+def _restacked(tree: int, leaves: int, kept: Sequence[KeptVector]) -> tuple[Block, ...]:
+    """The stack over the first `leaves` leaves of a tree, a multiple of 2**KEPT_HEIGHT; raises NoiseMismatch."""
+    blocks: tuple[Block, ...] = ()
+    start = 0
+    for height in reversed(range(leaves.bit_length())):
+        if leaves >> height & 1:
+            (found,) = find_kept(kept, [_node_name(tree, height, start)])
+            blocks = _stacked(blocks, found.name, height, found.vector)
+            start += 2**height
+    return blocks
 
 
 def _squared_weights(height: int) -> int:

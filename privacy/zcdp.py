@@ -57,7 +57,7 @@ def best_order(rho: Rho, delta: float) -> float:
 def simple_epsilon(rho: Rho, delta: float) -> float:
     """Looser than `epsilon`, and easy to check by hand."""
     _check(rho, delta)
-    return rho + 2.0 * math.sqrt(rho * math.log(1.0 / delta))
+    return rho + 2.0 * math.sqrt(rho * -math.log(delta))
 
 
 def gaussian_epsilon(rho: Rho, delta: float) -> float:
@@ -66,10 +66,11 @@ def gaussian_epsilon(rho: Rho, delta: float) -> float:
     if gaussian_delta(rho, 0.0) <= delta:
         return 0.0
     target = math.log(delta)
-    above = simple_epsilon(rho, delta) + 1e-9
-    found: float = scipy.optimize.brentq(lambda value: _log_delta(rho, value) - target, 0.0, above, xtol=1e-13)
+    above = simple_epsilon(rho, delta) * (1.0 + 1e-9)
+    found: float = scipy.optimize.brentq(lambda value: _log_delta(rho, value) - target, 0.0, above, xtol=1e-300, maxiter=10_000)
+    step = math.ulp(found)
     while _log_delta(rho, found) > target:
-        found = found * (1.0 + 1e-12) + 1e-300
+        found, step = found + step, 2.0 * step
     return found
 
 
@@ -109,10 +110,18 @@ def _bound(rho: Rho, delta: float, excess: float) -> float:
 
 
 def _log_delta(rho: Rho, value: float) -> float:
-    """ln of the exact delta; both terms in logarithms, because each may be far smaller than a float."""
+    """ln of the exact delta, in logarithms, because each term may be far smaller than a float.
+
+    With a = epsilon/mu - mu/2, and R the ratio of tail and density of the normal, delta is also phi(a) * (R(a) - R(a + mu)):
+    in the tail nothing but R cancels there.
+    """
     mu = math.sqrt(2.0 * rho)
     if mu == 0.0:
         return -math.inf
+    if (a := value / mu - mu / 2) > 0:
+        ratios = scipy.special.erfcx([a / math.sqrt(2.0), (a + mu) / math.sqrt(2.0)])
+        left = 0.5 * float(ratios[0] - ratios[1])  # sqrt(pi / 2) of the ratio and sqrt(2 * pi) of the density make 1 / 2
+        return -a * a / 2 + math.log(left) if left > 0 else -math.inf
     log_phi = scipy.special.log_ndtr
     first, second = float(log_phi(mu / 2 - value / mu)), value + float(log_phi(-mu / 2 - value / mu))
     return first + math.log(-math.expm1(second - first)) if second < first else -math.inf

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from fedrho.privacy.mechanism import NoiseState
-from fedrho.privacy.noise import NoiseNode, NoiseSource, ReplayedNoise
+from fedrho.privacy.noise import KeptVector, NoiseNode, NoiseSource, ReplayedNoise
 from fedrho.privacy.vectors import ClippedSum, FloatVector
 from fedrho.server.ledger import Charge, charge, same_price
 from fedrho.server.optimizers import Velocity
@@ -25,7 +25,8 @@ class StoreConflict(RuntimeError):
 class Commit:
     """One release, and everything that must become durable with it. Step 0 is the start, with untrained weights.
 
-    `live` names the nodes whose seeds a later step needs; with the `last` step the store forgets all seeds, tags and their key.
+    `live` names the nodes whose seeds a later step needs, `kept` are vectors that it needs; with the `last` step the store
+    forgets all seeds and vectors, the tags and their key.
     """
 
     charge: Charge
@@ -37,12 +38,13 @@ class Commit:
     tags: tuple[bytes, ...]
     opened_at: float
     committed_at: float
+    kept: tuple[KeptVector, ...] = ()
     last: bool = False
 
 
 @dataclass(frozen=True, eq=False)
 class Stored:
-    """What a store holds of a run: the latest commit, all live noise nodes, and who took part when (if it is kept)."""
+    """What a store holds of a run: the latest commit, what its noise needs, and who took part when (if that is kept)."""
 
     run: bytes
     tag_key: bytes = field(repr=False)
@@ -51,6 +53,7 @@ class Stored:
     velocity: Velocity
     nodes: tuple[NoiseNode, ...]
     participations: tuple[tuple[bytes, int], ...]
+    kept: tuple[KeptVector, ...] = ()
 
 
 class Store(Protocol):
@@ -97,6 +100,7 @@ class Attempt:
 def release(task: Task, before: Progress, attempt: Attempt, source: NoiseSource, store: Store, now: float) -> Progress:
     """The next step. Raises BudgetExhausted or StoreConflict, and then nothing was released."""
     spent = charge(task, before.step + 1)
+    last = spent.step == task.file.steps
     released, mechanism = task.mechanism.release(attempt.total, before.mechanism, source)
     weights, velocity = task.optimizer.apply(released, task.file.round.goal, before.weights, before.velocity)
     store.commit(
@@ -106,11 +110,12 @@ def release(task: Task, before: Progress, attempt: Attempt, source: NoiseSource,
             weights=weights,
             velocity=velocity,
             drawn=mechanism.drawn,
-            live=frozenset() if spent.step == task.file.steps else frozenset(node.name for node in mechanism.live),
+            live=frozenset() if last else frozenset(node.name for node in mechanism.live),
             tags=attempt.tags,
             opened_at=attempt.opened_at,
             committed_at=now,
-            last=spent.step == task.file.steps,
+            kept=() if last else mechanism.kept,
+            last=last,
         )
     )
     return Progress(spent, weights, velocity, mechanism)
@@ -125,5 +130,6 @@ def restore(task: Task, stored: Stored) -> Progress:
     if step > 0 and not same_price(charge(task, step).rho, stored.charge.rho):
         raise StoreConflict(f"step {step} was charged rho = {stored.charge.rho}, but costs {charge(task, step).rho} now")
     ended = step == task.file.steps
-    state = task.mechanism.init(size) if ended else task.mechanism.restore(size, step, ReplayedNoise(stored.nodes))
+    mechanism, replayed = task.mechanism, ReplayedNoise(stored.nodes)
+    state = mechanism.init(size) if ended else mechanism.restore(size, step, replayed, stored.kept)
     return Progress(stored.charge, stored.weights, stored.velocity, state)

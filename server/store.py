@@ -1,7 +1,8 @@
 """Durable state: in memory, or in a folder with a SQLite database and content-addressed blobs.
 
 FOLDER/fedrho.sqlite   run, releases (hash-chained), noise nodes, participations; one transaction a release
-FOLDER/blobs/SHA256    weights (float32) and optimizer state (float64), fsynced before the transaction that names them
+FOLDER/blobs/SHA256    weights (float32), optimizer state (float64) and vectors of noise that later steps need, fsynced before
+                       the transaction that names them
 FOLDER/published.json  the newest step that may have been seen outside, with its link of the chain; a database that is older,
                        or has another history, is not continued
 FOLDER/lock            held by the one server that may write
@@ -25,7 +26,7 @@ import numpy as np
 import sqlalchemy as sa
 from numpy.typing import NDArray
 
-from fedrho.privacy.noise import NoiseNode
+from fedrho.privacy.noise import KeptVector, NoiseNode
 from fedrho.privacy.zcdp import Rho
 from fedrho.server.chain import Entry, History, first_link
 from fedrho.server.ledger import Charge
@@ -66,6 +67,14 @@ noise_nodes = sa.Table(
     sa.Column("seed", sa.LargeBinary),
     sa.Column("digest", sa.LargeBinary, nullable=False),
 )
+noise_vectors = sa.Table(
+    "noise_vectors",
+    metadata,
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("step", sa.Integer, sa.ForeignKey("releases.step"), nullable=False),
+    sa.Column("dtype", sa.Text, nullable=False),
+    sa.Column("sha256", sa.LargeBinary, nullable=False),
+)
 participations = sa.Table(
     "participations",
     metadata,
@@ -98,9 +107,8 @@ class MemoryStore:
             raise StoreConflict(f"step {commit.charge.step} does not follow the latest release")
         nodes = tuple(node for node in (*before.nodes, *commit.drawn) if node.name in commit.live)
         tags = () if commit.last else (*before.participations, *((tag, commit.charge.step) for tag in commit.tags))
-        self._stored = Stored(
-            before.run, b"" if commit.last else before.tag_key, commit.charge, commit.weights, commit.velocity, nodes, tags
-        )
+        tag_key = b"" if commit.last else before.tag_key
+        self._stored = Stored(before.run, tag_key, commit.charge, commit.weights, commit.velocity, nodes, tags, commit.kept)
 
 
 class SqliteStore:
@@ -148,6 +156,7 @@ class SqliteStore:
             live = connection.execute(sa.select(noise_nodes).where(noise_nodes.c.seed.is_not(None)))
             nodes = tuple(NoiseNode(row.name, row.seed, row.digest) for row in live)
             tags = tuple((row.tag, row.step) for row in connection.execute(sa.select(participations)))
+            vectors = connection.execute(sa.select(noise_vectors)).all()
         self._publish(run.run, latest.step, latest.link)
         return Stored(
             run=run.run,
@@ -157,6 +166,7 @@ class SqliteStore:
             velocity=self._read(latest.velocity_sha256, "<f8").astype(np.float64),
             nodes=nodes,
             participations=tags,
+            kept=tuple(KeptVector(row.name, self._read(row.sha256, row.dtype)) for row in vectors),
         )
 
     def commit(self, commit: Commit) -> None:
@@ -170,6 +180,7 @@ class SqliteStore:
             if commit.drawn:
                 connection.execute(sa.insert(noise_nodes), [_node_row(node, step, commit.live) for node in commit.drawn])
             _erase_seeds(connection, commit.live)
+            self._keep_vectors(connection, step, commit.kept)
             if commit.tags:
                 connection.execute(sa.insert(participations), [{"tag": tag, "step": step} for tag in commit.tags])
             if commit.last:
@@ -229,6 +240,17 @@ class SqliteStore:
         connection.execute(sa.insert(releases).values(row | {"link": link}))
         return link
 
+    def _keep_vectors(self, connection: sa.Connection, step: int, kept: tuple[KeptVector, ...]) -> None:
+        """Writes those that are new, and forgets those that are not among them any more; their blobs go with the sweep."""
+        there = set(connection.execute(sa.select(noise_vectors.c.name)).scalars())
+        for one in kept:
+            if one.name not in there:
+                stored = one.vector.astype(one.vector.dtype.newbyteorder("<"), copy=False)
+                row = {"name": one.name, "step": step, "dtype": stored.dtype.str, "sha256": self._write_blob(stored.tobytes())}
+                connection.execute(sa.insert(noise_vectors).values(row))
+        for name in there - {one.name for one in kept}:
+            connection.execute(sa.delete(noise_vectors).where(noise_vectors.c.name == name))
+
     def _write_blob(self, data: bytes) -> bytes:
         digest = hashlib.sha256(data).digest()
         path = self.folder / "blobs" / digest.hex()
@@ -244,6 +266,7 @@ class SqliteStore:
         with self._engine.connect() as connection:
             query = sa.select(releases.c.weights_sha256, releases.c.velocity_sha256).order_by(releases.c.step.desc())
             kept = {digest.hex() for row in connection.execute(query.limit(KEPT_CHECKPOINTS)) for digest in row}
+            kept |= {digest.hex() for digest in connection.execute(sa.select(noise_vectors.c.sha256)).scalars()}
         for path in (self.folder / "blobs").iterdir():
             if path.name not in kept:
                 path.unlink(missing_ok=True)

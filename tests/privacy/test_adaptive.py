@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fedrho.privacy.adaptive import AdaptiveGaussian, AdaptiveState
+from fedrho.privacy.adaptive import AdaptiveGaussian
 from fedrho.privacy.clipping import clip, clip_with_count
-from fedrho.privacy.noise import ReplayedNoise, SystemNoise
+from fedrho.privacy.noise import NoiseMismatch, ReplayedNoise, SystemNoise
 from fedrho.privacy.participation import Participation
 from fedrho.privacy.vectors import LARGEST_CLIP_NORM, SMALLEST_CLIP_NORM, ClippedSum, Grid, Update
 from tests.privacy.dense import SeededNoise
@@ -119,9 +119,13 @@ def test_both_noise_nodes_are_reported_for_storing_and_have_their_own_names() ->
 
 def test_going_on_without_the_clip_norm_is_refused() -> None:
     split = mechanism()
-    with pytest.raises(ValueError, match="clip norm after the latest release"):
-        split.restore(3, 4, ReplayedNoise([]))
-    assert split.restore(3, 4, ReplayedNoise([]), clip_norm=0.3) == AdaptiveState(4, 3, 0.3, 0.5)
+    _, state = split.release(summed([update_of_norm(1.0)], GRID), split.init(3), SystemNoise())
+    restored = split.restore(3, 1, ReplayedNoise([]), state.kept)
+    assert (restored.step, restored.clip_norm, restored.fraction) == (1, state.clip_norm, state.fraction)
+    with pytest.raises(NoiseMismatch, match=r"clip_norm\.1"):
+        split.restore(3, 1, ReplayedNoise([]))
+    with pytest.raises(NoiseMismatch, match=r"clip_norm\.2"):
+        split.restore(3, 2, ReplayedNoise([]), state.kept)
     assert split.restore(3, 0, ReplayedNoise([])) == split.init(3)
 
 

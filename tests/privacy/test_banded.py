@@ -94,9 +94,9 @@ def test_state_is_the_last_noise_vectors_in_32_bits_where_they_fit() -> None:
         for _ in range(4):
             row, state = mechanism.next_noise(state, source)
             rows.append(row)
-        assert [vector.dtype for vector in state.recent] == [width, width]
-        assert np.array_equal(state.recent, [rows[3], rows[2]])
-        assert state.live == tuple(source.drawn)
+        assert [one.vector.dtype for one in state.kept] == [width, width]
+        assert np.array_equal([one.vector for one in state.kept], [rows[3], rows[2]])
+        assert state.live == ()
 
 
 def test_a_step_leaves_the_state_before_it_alone() -> None:

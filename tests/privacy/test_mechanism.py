@@ -15,7 +15,7 @@ from fedrho.privacy.blt import BufferedToeplitz
 from fedrho.privacy.clipping import clip
 from fedrho.privacy.independent import IndependentGaussian
 from fedrho.privacy.mechanism import Mechanism
-from fedrho.privacy.noise import NoiseSource, ReplayedNoise, SystemNoise
+from fedrho.privacy.noise import NoiseMismatch, NoiseSource, ReplayedNoise, SystemNoise
 from fedrho.privacy.participation import Participation
 from fedrho.privacy.tree import BinaryTree
 from fedrho.privacy.vectors import ClippedSum, Grid, IntVector, Update
@@ -210,14 +210,38 @@ def test_fresh_streams_never_share_noise(case: Case) -> None:
     assert np.abs(products).max() < 6 / math.sqrt(50_000)
 
 
-@pytest.mark.parametrize("step", [0, 1, 7, 12])
-def test_a_state_restored_from_its_live_nodes_releases_the_same(case: Case, step: int) -> None:
+@pytest.mark.parametrize("step", [0, 1, 7, 12, 63, 64, 65, 130, 192])
+def test_a_state_restored_from_its_live_nodes_and_kept_vectors_releases_the_same(case: Case, step: int) -> None:
     mechanism, source = case.build(GRID, 1.0), SeededNoise("restore")
     state = mechanism.init(4)
     for _ in range(step):
         _, state = mechanism.next_noise(state, source)
     expected, _ = mechanism.next_noise(state, source)
-    restored = mechanism.restore(4, step, ReplayedNoise(state.live))
+    restored = mechanism.restore(4, step, ReplayedNoise(state.live), state.kept)
     assert (restored.step, restored.size, restored.live) == (state.step, state.size, state.live)
+    assert [(one.name, one.vector.tobytes()) for one in restored.kept] == [(one.name, one.vector.tobytes()) for one in state.kept]
     again, _ = mechanism.next_noise(restored, source.replayed())
     assert again.tobytes() == expected.tobytes()
+
+
+def test_without_a_kept_vector_nothing_goes_on(case: Case) -> None:
+    """A state that is filled up with zeros would release other noise than was promised."""
+    mechanism, source = case.build(GRID, 1.0), SeededNoise("lost")
+    state = mechanism.init(4)
+    for _ in range(130):
+        _, state = mechanism.next_noise(state, source)
+    for lost in state.kept:
+        left = [one for one in state.kept if one.name != lost.name]
+        with pytest.raises(NoiseMismatch, match=lost.name):
+            mechanism.restore(4, 130, source.replayed(), left)
+
+
+def test_what_a_restart_needs_does_not_grow_with_the_steps(case: Case) -> None:
+    """O(log n): after 1,000 steps some 128 seeds and ten vectors, whatever the mechanism; bands are counted apart."""
+    mechanism, source = case.build(GRID, 1.0), SeededNoise("bounded")
+    state, seeds, vectors = mechanism.init(1), 0, 0
+    for _ in range(1000):
+        _, state = mechanism.next_noise(state, source)
+        seeds, vectors = max(seeds, len(state.live)), max(vectors, len(state.kept))
+    assert seeds <= 2 * 64
+    assert vectors <= 10

@@ -22,7 +22,6 @@ from fedrho.privacy.noise import (
     SEGMENT,
     STRETCH,
     NoiseMismatch,
-    NoiseNode,
     ReplayedNoise,
     SystemNoise,
     _generator,
@@ -37,7 +36,7 @@ GOLDEN = (
     [74142, 765359, 693258, -1516241],
     [355285, -2286525, -1053579, -2011705],
 )
-GOLDEN_DIGEST = "27635f569ebedd6d2d21445eb7cfd2b0b4f5de598b52df0b8f338f2e154835be"
+GOLDEN_DIGEST = "3b25b3e44c5afdaa212c1c8f5dd63e4d57c7c75aaf1f1a1757370c59a29bc217"
 
 
 def seed(number: int) -> bytes:
@@ -141,12 +140,16 @@ def test_noise_of_a_known_seed_is_what_it_has_always_been() -> None:
     assert node.digest.hex() == GOLDEN_DIGEST
 
 
-def test_the_digest_is_that_of_the_digests_of_the_segments() -> None:
-    for size in (0, 6, SEGMENT, SEGMENT + 1, 3 * SEGMENT):
-        vector, node = expand("a", SEED, size, 1e6)
-        parts = [vector[start : start + SEGMENT].astype("<i8").tobytes() for start in range(0, size, SEGMENT)]
-        whole = hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts)).digest()
-        assert node == NoiseNode("a", SEED, whole)
+@pytest.mark.parametrize("size", [0, 1, SEGMENT, SEGMENT + 1, 3 * SEGMENT + 5])
+@pytest.mark.parametrize(
+    ("stddev", "width"), [(0.0, "<i4"), (1e6, "<i4"), (2.0**27 - 1, "<i4"), (2.0**27, "<i8"), (2.0**40, "<i8")]
+)
+def test_the_digest_is_that_of_the_digests_of_the_segments(size: int, stddev: float, width: str) -> None:
+    """In 32 bits where 16 standard deviations fit into them, else in 64."""
+    vector, node = expand("a", SEED, size, stddev)
+    parts = [vector[start : start + SEGMENT].astype(width).tobytes() for start in range(0, size, SEGMENT)]
+    whole = hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts)).digest()
+    assert node.digest == whole
 
 
 def test_each_segment_grows_alone_from_its_stretch() -> None:

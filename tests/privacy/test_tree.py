@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from fedrho.privacy.mechanism import LARGEST_NODE_STDDEV, Sensitivity
 from fedrho.privacy.noise import LARGEST_STDDEV, NoiseMismatch, NoiseNode, NoiseSource, ReplayedNoise
 from fedrho.privacy.participation import Participation
-from fedrho.privacy.tree import LONGEST_TREE, BinaryTree, Block, TreeState, estimate
+from fedrho.privacy.tree import KEPT_HEIGHT, LONGEST_TREE, BinaryTree, Block, TreeState, estimate
 from fedrho.privacy.tree_sensitivity import Tree
 from fedrho.privacy.vectors import Grid, IntVector
 from tests.privacy.dense import (
@@ -104,7 +104,8 @@ def test_each_node_is_drawn_once_when_its_last_leaf_comes() -> None:
     source = SeededNoise("draws")
     _, states = run(100, 1, source)
     for t in range(1, 101):
-        assert len(states[t].live) == 2 * t - t.bit_count()
+        replayed = t % 2**KEPT_HEIGHT
+        assert len(states[t].live) == 2 * replayed - replayed.bit_count()
         trailing_ones = next(d for d in range(8) if not t - 1 >> d & 1)
         assert len(states[t].drawn) == 1 + trailing_ones
     assert [node.name for node in source.drawn] == names(100)
@@ -115,6 +116,9 @@ def test_only_logarithmically_many_vectors_are_kept() -> None:
     for t in range(1, 301):
         heights = [block.height for block in states[t].blocks]
         assert heights == [d for d in reversed(range(9)) if t >> d & 1]
+        large = [block for block in states[t].blocks if block.height >= KEPT_HEIGHT]
+        assert [one.name for one in states[t].kept] == [block.name for block in large]
+        assert all(one.vector is block.scaled for one, block in zip(states[t].kept, large, strict=True))
 
 
 @given(st.integers(0, 12), st.integers(-(2**50), 2**50), st.integers(-(2**50), 2**50))
@@ -290,7 +294,7 @@ def test_the_completion_of_the_longest_tree_with_the_largest_noise_does_not_wrap
             return np.full(size, large * int(stddev), dtype=np.int64), NoiseNode(name, b"", b"")
 
     scaled = [np.array([large * sigma * 2**16], dtype=np.int64), np.array([large * sigma], dtype=np.int64)]
-    blocks = tuple(Block(height, u, u) for height, u in zip((16, 0), scaled, strict=True))
+    blocks = tuple(Block("", height, u, u) for height, u in zip((16, 0), scaled, strict=True))
     root, node = tree._complete(TreeState(2**16 + 1, 1, blocks), Largest(), 0)
     assert node.name == "tree.0.completion"
     added = 2**17 * (2**18 - 1) - 2**16 * (2**17 - 1) - 1

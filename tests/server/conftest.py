@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -59,7 +60,7 @@ def make_task() -> MakeTask:
 def make_engine(make_task: MakeTask) -> MakeEngine:
     ids = (number.to_bytes(16, "big") for number in itertools.count(1))
 
-    def make(store: Store | None = None, size: int = 12, **task: bool) -> Coordinator:
+    def make(store: Store | None = None, size: int = 12, **task: Any) -> Coordinator:
         around = Surroundings(SystemNoise(), store or MemoryStore(), lambda: next(ids))
         return open_run(make_task(**task), around, lambda: np.zeros(size, dtype=np.float32), 0.0)
 

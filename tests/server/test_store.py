@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -10,12 +11,16 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
-from fedrho.privacy.noise import NoiseMismatch, NoiseNode, SystemNoise
+from fedrho.privacy.noise import KeptVector, NoiseMismatch, NoiseNode, SystemNoise
+from fedrho.privacy.tree import TreeState
 from fedrho.privacy.zcdp import Rho
 from fedrho.server.coordinator import Coordinator
 from fedrho.server.ledger import Charge
@@ -24,6 +29,7 @@ from fedrho.server.store import MemoryStore, SqliteStore, StoreBusy, read_blob, 
 from fedrho.server.tasks import Task
 
 SIZE = 12
+LONG: dict[str, Any] = {"steps = 4": "steps = 80", "max_times = 2": "max_times = 40"}
 MakeTask = Callable[..., Task]
 MakeEngine = Callable[..., Coordinator]
 
@@ -109,7 +115,7 @@ def fill_round(engine: Coordinator) -> None:
 
 
 @contextmanager
-def engine_in(folder: Path, make_engine: MakeEngine, steps: int = 0, **task: bool) -> Iterator[Coordinator]:
+def engine_in(folder: Path, make_engine: MakeEngine, steps: int = 0, **task: Any) -> Iterator[Coordinator]:
     with SqliteStore(folder) as store:
         engine = make_engine(store, size=SIZE, **task)
         for _ in range(steps):
@@ -275,6 +281,45 @@ def test_a_restart_says_again_what_may_have_been_seen(tmp_path: Path, make_engin
         assert json.loads((tmp_path / "published.json").read_text())["step"] == 2
     shutil.move(tmp_path / "older.sqlite", tmp_path / "fedrho.sqlite")
     with pytest.raises(StoreConflict, match="older than what was published"), engine_in(tmp_path, make_engine):
+        pass
+
+
+def test_kept_vectors_are_stored_while_they_are_needed_and_leave_nothing(store: Store, make_task: MakeTask) -> None:
+    task = make_task()
+    started(store, task)
+    vectors: list[NDArray[Any]] = [np.arange(SIZE, dtype=np.int64) * 7, np.linspace(0, 1, SIZE), np.arange(SIZE, dtype=np.int32)]
+    kept = [KeptVector(f"vector.{number}", vector) for number, vector in enumerate(vectors)]
+    store.commit(replace(commit(1), kept=(kept[0], kept[1])))
+    store.commit(replace(commit(2), kept=(kept[1], kept[2])))
+    stored = store.load(task)
+    assert stored is not None
+    assert {one.name: one.vector.tobytes() for one in stored.kept} == {one.name: one.vector.tobytes() for one in kept[1:]}
+    assert {one.name: one.vector.dtype for one in stored.kept} == {one.name: one.vector.dtype for one in kept[1:]}
+    if isinstance(store, SqliteStore):
+        assert not (store.folder / "blobs" / hashlib.sha256(vectors[0].tobytes()).hexdigest()).exists()
+    store.commit(replace(commit(3), last=True))
+    stored = store.load(task)
+    assert stored is not None
+    assert stored.kept == ()
+    if isinstance(store, SqliteStore):
+        blobs = {path.name for path in (store.folder / "blobs").iterdir()}
+        assert not blobs & {hashlib.sha256(vector.tobytes()).hexdigest() for vector in vectors}
+
+
+def test_a_run_goes_on_from_kept_vectors_and_few_seeds(tmp_path: Path, make_engine: MakeEngine) -> None:
+    """After 70 steps the tree's first 64 leaves are one vector; their seeds are gone from the database."""
+    with engine_in(tmp_path, make_engine, steps=70, **LONG) as engine:
+        before: TreeState = engine.progress.mechanism  # type: ignore[assignment]
+        with closing(sqlite3.connect(tmp_path / "fedrho.sqlite")) as database:
+            ((seeds,),) = database.execute("SELECT COUNT(*) FROM noise_nodes WHERE seed IS NOT NULL")
+        assert seeds == len(before.live) == 2 * 6 - 2
+    with engine_in(tmp_path, make_engine, **LONG) as engine:
+        after: TreeState = engine.progress.mechanism  # type: ignore[assignment]
+        assert after.step == 70
+        assert np.array_equal(after.prefix, before.prefix)
+    (vector,) = before.kept
+    (tmp_path / "blobs" / hashlib.sha256(vector.vector.tobytes()).hexdigest()).unlink()
+    with pytest.raises(StoreConflict, match="missing"), engine_in(tmp_path, make_engine, **LONG):
         pass
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 from fedrho.privacy.clipping import clip
 from fedrho.privacy.independent import GaussianState, IndependentGaussian
 from fedrho.privacy.mechanism import Sensitivity
-from fedrho.privacy.noise import NoiseNode, NoiseSource, SystemNoise
+from fedrho.privacy.noise import KeptVector, NoiseNode, NoiseSource, SystemNoise
 from fedrho.privacy.participation import Participation
 from fedrho.privacy.tree import BinaryTree, TreeState
 from fedrho.privacy.vectors import ClippedSum, Grid, IntVector, Released, Update, add_noise
@@ -38,8 +39,8 @@ class HalvedAfterwards(IndependentGaussian):
 class RedrawnTree(BinaryTree):
     """Restored by drawing the nodes anew: two releases of one node with different noise."""
 
-    def restore(self, size: int, step: int, replayed: NoiseSource) -> TreeState:
-        return super().restore(size, step, SystemNoise())
+    def restore(self, size: int, step: int, replayed: NoiseSource, kept: Sequence[KeptVector] = ()) -> TreeState:
+        return super().restore(size, step, SystemNoise(), kept)
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,7 @@ class KeptRow:
     row: IntVector
     drawn: tuple[NoiseNode, ...] = ()
     live: tuple[NoiseNode, ...] = ()
+    kept: tuple[KeptVector, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ class ReusedNoise(IndependentGaussian):
         row, node = source.draw(f"row.{state.step + 1}", state.size, self.stddev)
         return row, KeptRow(state.step + 1, state.size, row, (node,), (node,))
 
-    def restore(self, size: int, step: int, replayed: NoiseSource) -> Any:
+    def restore(self, size: int, step: int, replayed: NoiseSource, kept: Sequence[KeptVector] = ()) -> Any:
         state = self.init(size)
         if step % 2 == 1:
             row, node = replayed.draw(f"row.{step}", size, self.stddev)
