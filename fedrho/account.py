@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import numpy as np
 import typer
@@ -15,7 +14,7 @@ from numpy.typing import NDArray
 from rich.table import Table
 
 from fedrho import console
-from fedrho.account_options import Budget, Kind, Run, Shape, build, check_delta, check_positive
+from fedrho.account_options import Budget, Kind, Run, Shape, build, check_delta, check_picture, check_positive
 from fedrho.console import BadInput
 from fedrho.gathered import gathered
 from fedrho.privacy.banded import BandedToeplitz
@@ -27,11 +26,8 @@ from fedrho.privacy.loss import lower_bound, max_loss, rmse_loss
 from fedrho.privacy.mechanism import Mechanism
 from fedrho.privacy.participation import Participation
 from fedrho.privacy.sampling import PoissonSampling, SampledGaussian, SamplingNotEnforced
-from fedrho.privacy.statement import Neighbours, PrivacyStatement, Unit, compose, round_down, round_up
+from fedrho.privacy.statement import Neighbours, PrivacyStatement, Unit, round_down, round_up
 from fedrho.privacy.zcdp import Rho, best_order, epsilon, gaussian_epsilon, largest_rho, rdp_epsilon, simple_epsilon
-
-if TYPE_CHECKING:
-    from fedrho.server.chain import History
 
 app = typer.Typer(
     help="Compute privacy budgets: what a run costs, what a budget needs, and what a claim means.", no_args_is_help=True
@@ -45,7 +41,13 @@ DeltaOption = Annotated[float, typer.Option("--delta", help="Where epsilon is st
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")]
 PlotOption = Annotated[
     Path | None,
-    typer.Option("--plot", metavar="FILE.png|svg|pdf", help="Draw a picture into this file, too.", show_default="none"),
+    typer.Option(
+        "--plot",
+        metavar="FILE.png|svg|pdf",
+        callback=check_picture,
+        help="Draw a picture into this file, too.",
+        show_default="none",
+    ),
 ]
 
 
@@ -81,7 +83,9 @@ def spend(
     check_delta(delta, run.devices)
     check_positive("--noise-multiplier", noise_multiplier)
     if sampling_rate is not None:
-        _spend_sampled(mechanism, noise_multiplier, run, sampling_rate, sampling_enforced_by, delta, json)
+        if plot:
+            raise BadInput("--plot: draws rho, and with --sampling-rate there is none; leave it out")
+        _spend_sampled(mechanism, noise_multiplier, run, shape, sampling_rate, sampling_enforced_by, delta, json)
         return
     if sampling_enforced_by:
         raise BadInput("--sampling-enforced-by: says who enforces --sampling-rate, which is not given")
@@ -130,18 +134,26 @@ def strategy(mechanism: Mechanism[Any]) -> dict[str, Any]:
 
 
 def _spend_sampled(
-    kind: Kind, noise_multiplier: float, run: Run, rate: float, enforced_by: str, delta: float, json: bool
+    kind: Kind, noise_multiplier: float, run: Run, shape: Shape, rate: float, enforced_by: str, delta: float, json: bool
 ) -> None:
     if kind is not Kind.independent:
         raise BadInput(
             f"--sampling-rate: amplification is proved for independent noise, not {kind.value}; add --mechanism independent"
         )
+    build(kind, run, shape)  # refuses the options of other mechanisms
+    for name, value in (
+        ("--max-participations", run.max_participations),
+        ("--min-separation", run.min_separation),
+        ("--days", run.days),
+    ):
+        if value is not None:
+            raise BadInput(f"{name}: with --sampling-rate each device may come in every round; leave it out")
+    check_positive("--sampling-rate", rate, most=1.0)
+    check_positive("--noise-multiplier", noise_multiplier, *SAMPLED_NOISE)
     try:
         sampled = SampledGaussian(noise_multiplier, PoissonSampling(rate, enforced_by), run.steps)
     except SamplingNotEnforced as error:
         raise BadInput(f"--sampling-enforced-by: {error}") from error
-    except ValueError as error:
-        raise BadInput(f"--sampling-rate: {error}; nearest: {1 if rate > 1 else 1e-9:g}") from error
     with console.working("computing the privacy loss distribution"):
         values = _sampled_json(sampled, delta)
     if json:
@@ -150,12 +162,17 @@ def _spend_sampled(
     rows = [
         ("unit", f"one {Unit.DEVICE.value}"),
         ("neighbours", f"{Neighbours.ADD_OR_REMOVE.value}: {Neighbours.ADD_OR_REMOVE.meaning}"),
-        ("epsilon", f"{round_up(sampled.epsilon(delta))} at delta = {delta!r}, amplified by sampling; there is no rho"),
+        ("epsilon", f"{round_up(values['epsilon'])} at delta = {delta!r}, amplified by sampling; there is no rho"),
     ]
     console.print_claim(rows, sampled_assumptions(sampled), "computed from the numbers given")
 
 
-def _sampled_json(sampled: SampledGaussian, delta: float) -> dict[str, object]:
+SAMPLED_NOISE = (0.1, 1e6)
+"""With less, the privacy loss distribution does not fit into memory; such a run has no privacy anyway."""
+
+
+def _sampled_json(sampled: SampledGaussian, delta: float) -> dict[str, Any]:
+    by_distribution, by_rdp = sampled.epsilon(delta), sampled.epsilon(delta, "rdp")
     return {
         "mechanism": "independent-gaussian",
         "noise_multiplier": sampled.noise_multiplier,
@@ -165,8 +182,8 @@ def _sampled_json(sampled: SampledGaussian, delta: float) -> dict[str, object]:
         "sensitivity_squared": 1,
         "exact": False,
         "rho": None,
-        "epsilon": sampled.epsilon(delta),
-        "epsilon_rdp": sampled.epsilon(delta, "rdp"),
+        "epsilon": min(by_distribution, by_rdp),  # both are bounds, and the first may be infinite
+        "epsilon_rdp": by_rdp,
         "delta": delta,
         "unit": Unit.DEVICE.value,
         "neighbours": Neighbours.ADD_OR_REMOVE.value,
@@ -186,6 +203,7 @@ def calibrate(
     mean_noise: Annotated[
         float | None, typer.Option(help="To find a cohort: bearable noise of a round's mean, noise multiplier / cohort.")
     ] = None,
+    toml: Annotated[bool, typer.Option("--toml", help="The lines of a task file's [privacy] that say the same.")] = False,
     json: JsonOption = False,
     plot: PlotOption = None,
 ) -> None:
@@ -194,6 +212,13 @@ def calibrate(
     Example: fedrho account calibrate --rho 0.81 --rounds 2000 --max-participations 6 --min-separation 314
     """
     steps, participation, limit = run.steps, run.participation, budget.limit
+    check_delta(budget.delta, run.devices)
+    for name, value, needed_by in (
+        ("--noise-multiplier", noise_multiplier, Find.rounds),
+        ("--mean-noise", mean_noise, Find.cohort),
+    ):
+        if value is not None and find is not needed_by:
+            raise BadInput(f"{name}: belongs to --find {needed_by.value}, not {find.value}; leave it out")
     quiet = build(mechanism, run, shape)
     cohort = None
     try:
@@ -204,8 +229,10 @@ def calibrate(
             noisy = calibrated(quiet, steps, participation, limit)
         if find is Find.cohort:
             cohort = least_cohort(quiet, steps, participation, limit, _needed("--mean-noise", mean_noise, find))
+    except BadInput:
+        raise
     except ValueError as error:
-        raise BadInput(str(error)) from error
+        raise BadInput(f"{budget.name}: {limit:g} of rho cannot be kept by this run ({error})") from error
     if steps == 0:
         raise BadInput(f"--noise-multiplier: {noisy.noise_multiplier:g} is too little for one round; find the noise instead")
     statement = _priced(noisy, steps, participation)
@@ -216,6 +243,11 @@ def calibrate(
     if json:
         console.print_json(_calibrate_json(noisy, steps, participation, statement, budget.delta, cohort))
         return
+    if toml and (json or find is not Find.noise):
+        raise BadInput("--toml: prints the noise that --find noise finds, for a task file; leave out --json and --find")
+    if toml:
+        console.print_plain(_task_lines(mechanism, noisy, limit, budget.delta))
+        return
     answers = {
         Find.noise: f"noise multiplier {round_up(noisy.noise_multiplier, 6)} on the sum of each round",
         Find.rounds: f"{steps} rounds with noise multiplier {noisy.noise_multiplier:g}",
@@ -223,6 +255,18 @@ def calibrate(
     }
     console.out.print(f"[bold]{answers[find]}[/bold]", highlight=False)
     console.print_statement(statement, budget.delta, "computed from the numbers given")
+
+
+def _task_lines(kind: Kind, mechanism: Mechanism[Any], rho: Rho, delta: float) -> list[str]:
+    """[privacy] of a task file with this mechanism; which clip norm is for the task to say, it costs nothing."""
+    lines = ["[privacy]", "clip_norm = 1.0  # of your task", f"rho = {float(rho)!r}", f"delta = {delta!r}"]
+    if kind is not Kind.independent:
+        lines.append(f'mechanism = "{kind.value}"')
+    lines.append(f"noise_multiplier = {mechanism.noise_multiplier!r}")
+    for key, value in strategy(mechanism).items():
+        if value:
+            lines.append(f"{key} = {'true' if value is True else list(value)}")
+    return lines
 
 
 def _calibrate_json(
@@ -333,6 +377,8 @@ def convert(
     Example: fedrho account convert --rho 0.81 --delta 1e-10
     """
     check_delta(delta, None)
+    if rdp_order is not None and rdp_epsilon is None and rho is None and epsilon is None:
+        raise BadInput("--rdp-order and --rdp-epsilon: give both, or none")
     if [rho is None, epsilon is None, rdp_epsilon is None].count(False) != 1:
         raise BadInput("--rho, --epsilon or --rdp-epsilon: give one of them, for example --rho 0.81")
     if (rdp_order is None) != (rdp_epsilon is None):
@@ -393,91 +439,6 @@ def _from_rdp(order: float, value: float, delta: float) -> dict[str, float]:
     except ValueError as error:
         raise BadInput(f"--rdp-order: {error}; nearest: 1.01") from error
     return {"rdp_order": order, "rdp_epsilon": value, "delta": delta, "epsilon": found}
-
-
-@app.command()
-def ledger(
-    stores: Annotated[
-        list[Path], typer.Argument(metavar="STORE...", help="Stores of runs on the same devices: folders or database files.")
-    ],
-    budget: Annotated[
-        float | None, typer.Option(help="rho that all of them together may have spent.", show_default="none")
-    ] = None,
-    delta: Annotated[
-        float | None, typer.Option(help="Where epsilon is stated.", show_default="the smallest of the tasks'")
-    ] = None,
-    json: JsonOption = False,
-    plot: PlotOption = None,
-) -> None:
-    """Check the hash chain of a run's store, and derive its statement anew; of several runs, their sum.
-
-    Example: fedrho account ledger fedrho-run
-    """
-    from fedrho.privacy.ledger import Ledger
-    from fedrho.server.chain import check
-    from fedrho.server.store import locate, read_history
-    from fedrho.server.tasks import TaskFile, build_task
-
-    book = Ledger(Rho(check_positive("--budget", budget) if budget is not None else 1e300))
-    runs: list[dict[str, object]] = []
-    histories: list[History] = []
-    deltas = []
-    for path in stores:
-        history = read_history(locate(path))
-        if history.run in [other.run for other in histories]:
-            raise BadInput(f"{path}: the same run is given twice")
-        task = build_task(TaskFile.model_validate_json(history.task))
-        statement = check(history, task)
-        book = book.charge(history.run.hex(), statement)
-        histories.append(history)
-        deltas.append(task.file.privacy.delta)
-        runs.append(_run_json(path, history, task.file.name, task.file.steps, statement))
-    total, chosen = compose(book.runs.values()), min(deltas) if delta is None else delta
-    check_delta(chosen, None)
-    if plot:
-        from fedrho import plots
-
-        spent_by = [(str(entry["task"]), [item.rho for item in it.entries]) for entry, it in zip(runs, histories, strict=True)]
-        plots.spent_by_run(plot, spent_by, budget)
-    if json:
-        console.print_json(_ledger_json(runs, total, chosen, budget))
-        return
-    for entry in runs:
-        console.out.print(
-            f"{entry['task']}: {entry['released']} of {entry['rounds']} rounds, chain whole, latest link {entry['link']}",
-            highlight=False,
-            soft_wrap=True,
-        )
-    console.print_statement(total, chosen, "derived anew from " + ("the store" if len(runs) == 1 else f"{len(runs)} stores"))
-
-
-def _run_json(path: Path, history: History, task: str, rounds: int, statement: PrivacyStatement) -> dict[str, object]:
-    return {
-        "store": str(path),
-        "run": history.run.hex(),
-        "task": task,
-        "rounds": rounds,
-        "released": history.entries[-1].step,
-        "rho": statement.rho,
-        "link": history.links[-1].hex(),
-    }
-
-
-def _ledger_json(
-    runs: Sequence[Mapping[str, object]], total: PrivacyStatement, delta: float, budget: float | None
-) -> dict[str, object]:
-    return {
-        "runs": list(runs),
-        "rho": total.rho,
-        "budget": budget,
-        "exact": total.exact,
-        "epsilon": total.epsilon(delta),
-        "epsilon_exact_gaussian": gaussian_epsilon(total.rho, delta),
-        "delta": delta,
-        "unit": total.unit.value,
-        "neighbours": total.neighbours.value,
-        "assumptions": list(total.assumptions),
-    }
 
 
 @app.command()

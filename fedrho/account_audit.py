@@ -12,7 +12,7 @@ import typer
 from rich.table import Table
 
 from fedrho import console
-from fedrho.account import DeltaOption, JsonOption, MechanismOption, NoiseOption, PlotOption, app, with_noise
+from fedrho.account import DeltaOption, JsonOption, MechanismOption, NoiseOption, PlotOption, with_noise
 from fedrho.account_options import Kind, Run, Shape, build, check_between, check_delta, check_positive
 from fedrho.console import BadInput
 from fedrho.gathered import gathered
@@ -21,13 +21,13 @@ from fedrho.privacy.zcdp import Rho
 
 if TYPE_CHECKING:
     from fedrho.privacy.auditing.audit import AuditReport
+    from fedrho.privacy.auditing.membership import MembershipReport
 
 
 class AuditFailed(RuntimeError):
     """An attack beat the claim, or the mechanism broke its contract."""
 
 
-@app.command()
 @gathered
 def audit(
     run: Run,
@@ -93,7 +93,7 @@ def _print_audit(report: AuditReport, findings: Sequence[str]) -> None:
     for name, low, estimate, high, limit in _measured(report):
         interval = "at least" if low == high else f"{low:.4g} to {high:.4g}"
         beaten = name.lower().replace(", ", "_").replace("epsilon_one run", "one_run") in report.contradictions
-        table.add_row(name, f"{estimate:.4g}", interval, f"{limit:.4g}", "[bold red]above[/]" if beaten else "within")
+        table.add_row(name, f"{estimate:.4g}", interval, round_up(limit), "[bold red]above[/]" if beaten else "within")
     console.out.print(table, highlight=False)
     console.out.print(
         f"One-shot estimate for someone who sees the last model only: epsilon {report.one_shot.epsilon:.3g}. Contract of the "
@@ -102,7 +102,6 @@ def _print_audit(report: AuditReport, findings: Sequence[str]) -> None:
     )
 
 
-@app.command()
 def membership(
     predictions: Annotated[
         Path, typer.Argument(metavar="PREDICTIONS.npz", help="Saved predictions of a model; see docs/auditing.md.")
@@ -132,7 +131,13 @@ def membership(
         raise BadInput(f"{predictions}: {error}") from error
     if json:
         console.print_json(report.as_json())
-        return
+    else:
+        _print_membership(report)
+    if report.contradicts_claim:
+        raise AuditFailed("an attack on the predictions reaches more than the claim allows")
+
+
+def _print_membership(report: MembershipReport) -> None:
     table = Table("attack", "examples", "AUC", "95% interval", "advantage", "claim allows", box=None)
     allowed = "-" if report.largest_auc is None else f"AUC {report.largest_auc:.3f}"
     for result in report.results:

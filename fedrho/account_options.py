@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -18,12 +18,14 @@ from fedrho.privacy.independent import IndependentGaussian
 from fedrho.privacy.mechanism import Mechanism
 from fedrho.privacy.participation import Participation
 from fedrho.privacy.toeplitz import Objective, square_root_coefficients
-from fedrho.privacy.tree import BinaryTree
+from fedrho.privacy.tree import LONGEST_TREE, BinaryTree
 from fedrho.privacy.vectors import Grid
 from fedrho.privacy.zcdp import Rho, largest_rho
 
 MOST_ROUNDS = 1_000_000
-GRID = Grid(1.0)
+GRID = Grid(1.0, bits=1)
+"""No price depends on it; the coarsest has room for the most noise."""
+PICTURES = (".png", ".svg", ".pdf")
 RUN = "The run"
 MECHANISM = "The mechanism"
 BUDGET = "The budget"
@@ -116,6 +118,8 @@ class Run:
     def participation(self) -> Participation:
         """Raises BadInput where the limits are missing, contradict one another or the run."""
         steps = self.steps
+        if self.days is None and self.every_hours != 24.0:
+            raise BadInput("--every-hours: needs --days; add it, or leave it out")
         if self.days is not None:
             found = self._from_days(self.days)
         elif self.max_participations is None:
@@ -128,9 +132,10 @@ class Run:
             separation = 1 if self.min_separation is None else self.min_separation
             check_between("--min-separation", separation, 1)
             if separation > steps:
+                or_once = ", or --max-participations 1" if self.max_participations > 1 else ""
                 raise BadInput(
                     f"--min-separation: {separation} is longer than the run of {steps} rounds, so no device could take part "
-                    f"twice; nearest: {steps}, or --max-participations 1"
+                    f"twice; nearest: {steps}{or_once}"
                 )
             found = Participation(self.max_participations, separation, self.cyclic)
         self._check_reachable(found)
@@ -139,9 +144,12 @@ class Run:
     def _from_days(self, days: float) -> Participation:
         if self.max_participations is not None or self.min_separation is not None:
             raise BadInput("--days: says the same as --max-participations and --min-separation; give it or them")
+        if self.cyclic:
+            raise BadInput(
+                "--cyclic: needs --max-participations and --min-separation instead of --days; leave it out, or give them"
+            )
         for name, value in (("--days", days), ("--every-hours", self.every_hours)):
-            if not (math.isfinite(value) and value > 0):
-                raise BadInput(f"{name}: {value:g} is no length of time; nearest: any number above 0")
+            check_positive(name, value, 1e-6, 1e6)
         return Participation.from_days(self.steps, days, self.every_hours)
 
     def _check_reachable(self, participation: Participation) -> None:
@@ -212,6 +220,11 @@ class Budget:
     delta: Annotated[float, typer.Option(help="Where epsilon is stated; far below 1 / devices.", rich_help_panel=BUDGET)] = 1e-6
 
     @property
+    def name(self) -> str:
+        """The option that says it."""
+        return "--epsilon" if self.rho is None else "--rho"
+
+    @property
     def limit(self) -> Rho:
         """Raises BadInput unless there is exactly one of rho and epsilon, and it can be kept."""
         check_delta(self.delta, None)
@@ -261,8 +274,11 @@ def _blt(run: Run, shape: Shape) -> Mechanism[Any]:
     if (shape.decay is None) != (shape.scale is None):
         raise BadInput("--decay and --scale: give both, or none")
     if shape.decay is not None and shape.scale is not None:
+        if shape.buffers is not None:
+            raise BadInput("--buffers: --decay and --scale say how many there are; leave it out")
+        decay, scale = _numbers("--decay", shape.decay), _numbers("--scale", shape.scale)
         try:
-            return BufferedToeplitz(GRID, 1.0, _numbers("--decay", shape.decay), _numbers("--scale", shape.scale))
+            return BufferedToeplitz(GRID, 1.0, decay, scale)
         except ValueError as error:
             raise BadInput(f"--decay and --scale: {error}") from error
     if shape.buffers is not None:
@@ -296,6 +312,14 @@ def _check_belongs(kind: Kind, run: Run, shape: Shape) -> None:
             raise BadInput(f"{name}: belongs to --mechanism {owner.value}, not {kind.value}; leave it out")
 
 
+def check_picture(path: Path | None) -> Path | None:
+    """Raises BadInput for what is no picture's name; matplotlib would find that out after all the work."""
+    if path is not None and path.suffix.lower() not in PICTURES:
+        nearest = path.with_suffix(".svg") if path.stem.strip(".") else path / "plot.svg"
+        raise BadInput(f"--plot: {str(path)!r} is no file name that ends in {', '.join(PICTURES)}; nearest: {nearest}")
+    return path
+
+
 def check_between(name: str, value: int, least: int, most: int | None = None) -> None:
     """Raises BadInput that names the nearest valid value."""
     if value < least or (most is not None and value > most):
@@ -304,10 +328,11 @@ def check_between(name: str, value: int, least: int, most: int | None = None) ->
         raise BadInput(f"{name}: {value} is not allowed ({allowed}); nearest: {nearest}")
 
 
-def check_positive(name: str, value: float, least: float = 1e-15, most: float = 1e15) -> float:
+def check_positive(name: str, value: float, least: float = 1e-9, most: float = 1e9) -> float:
+    """The value; raises BadInput where it is not positive, or so far from any use that floats would fail."""
     if not least <= value <= most:
         nearest = most if value > most else least
-        raise BadInput(f"{name}: {value:g} is not a finite number above 0; nearest: {nearest:g}")
+        raise BadInput(f"{name}: {value:g} is not a number from {least:g} to {most:g}; nearest: {nearest:g}")
     return value
 
 
@@ -315,7 +340,7 @@ def check_delta(delta: float, devices: int | None) -> None:
     """A delta of 1 / devices allows one device's data to be published whole."""
     if not 0 < delta < 1:
         raise BadInput(
-            f"--delta: {delta:g} is not strictly between 0 and 1; nearest: {1e-15 if not delta > 0 else 0.999:g}, sensible: 1e-6"
+            f"--delta: {delta:g} is not strictly between 0 and 1; nearest: {0.999 if delta >= 1 else 1e-15:g}, sensible: 1e-6"
         )
     if devices is not None and delta * devices >= 1:
         raise BadInput(
@@ -330,7 +355,7 @@ def _integers(name: str, text: str) -> tuple[int, ...]:
     except ValueError as error:
         raise BadInput(f"{name}: {text!r} is not a list of whole numbers like 400,400") from error
     for value in values:
-        check_between(name, value, 1, MOST_ROUNDS)
+        check_between(name, value, 1, LONGEST_TREE)
     return values
 
 

@@ -18,8 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fedrho import account, console, processes, recent
-from fedrho.account_audit import AuditFailed
+from fedrho import account, account_audit, account_ledger, console, processes, recent
 from fedrho.console import BadInput
 from fedrho.privacy.ledger import BudgetExhausted
 from fedrho.privacy.noise import NoiseMismatch
@@ -39,6 +38,8 @@ app = typer.Typer(
 )
 
 app.add_typer(account.app, name="account")
+for command in (account_ledger.ledger, account_audit.audit, account_audit.membership):
+    account.app.command()(command)
 
 DEFAULT_STORE = Path("fedrho-run")
 DEFAULT_HISTORY = Path(typer.get_app_dir("fedrho")) / "devices"
@@ -344,5 +345,5 @@ def _exit_code(error: Exception) -> int | None:
     )
     if isinstance(error, mendable):
         return 2
-    failed = (AuditFailed, BadPlan, BudgetExhausted, DemoFailed, HistoryBroken, NoiseMismatch, ServerRefused)
+    failed = (account_audit.AuditFailed, BadPlan, BudgetExhausted, DemoFailed, HistoryBroken, NoiseMismatch, ServerRefused)
     return 1 if isinstance(error, failed) else None

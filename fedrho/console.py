@@ -49,6 +49,11 @@ def print_json(values: Mapping[str, object]) -> None:
     sys.stdout.write(json.dumps(values, indent=2, allow_nan=False) + "\n")
 
 
+def print_plain(lines: Sequence[str]) -> None:
+    """Text for a file, on standard output as it is."""
+    sys.stdout.write("\n".join(lines) + "\n")
+
+
 def print_statement(statement: PrivacyStatement, delta: float, source: str = "computed from the ledger") -> None:
     """The claim, and under it everything that it assumes."""
     print_claim(statement.rows(delta), statement.assumptions, source)

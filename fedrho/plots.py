@@ -31,13 +31,12 @@ STYLES: tuple[dict[str, Any], ...] = (
     {"color": "#000000", "linestyle": (0, (5, 1, 1, 1, 1, 1))},
 )
 GREY = "#595959"
-ENDINGS = (".png", ".svg", ".pdf")
 
 
 def spent(path: Path, rounds: Sequence[int], rho: Sequence[float], mechanism: str) -> None:
     """rho after each round."""
     with _picture(path, f"Privacy spent, {mechanism}", "rounds released", "rho (zCDP, one device)") as axes:
-        axes.step(rounds, rho, where="post", linewidth=2, **STYLES[0])
+        axes.step(rounds, rho, where="pre", linewidth=2, **STYLES[0])  # never below what a round between two of these costs
         _from_zero(axes)
         _note_end(axes, rounds[-1], rho[-1], f"rho {round_up(rho[-1])}")
 
@@ -85,6 +84,7 @@ def conversions(path: Path, rho: Rho, delta: float) -> None:
         for (name, conversion), style in zip(kinds.items(), _styles(), strict=False):
             axes.plot(deltas, [conversion(rho, value) for value in deltas], linewidth=2, label=name, **style)
         axes.axvline(delta, color=GREY, linewidth=1)
+        axes.annotate(f"delta {delta:g}", (delta, 0), (4, 4), textcoords="offset points", color=GREY)
         axes.set_xscale("log")
         axes.set_ylim(bottom=0)
         axes.legend(frameon=False)
@@ -123,9 +123,7 @@ def audited(path: Path, rows: Sequence[tuple[str, float, float, float, float]], 
 
 @contextmanager
 def _picture(path: Path, title: str, x: str, y: str) -> Iterator[Axes]:
-    """One figure, saved under `path`; raises BadInput where that is no picture's name or cannot be written."""
-    if path.suffix.lower() not in ENDINGS:
-        raise BadInput(f"--plot: {path} does not end in {', '.join(ENDINGS)}; nearest: {path.with_suffix('.svg')}")
+    """One figure, saved under `path`; raises BadInput where it cannot be written."""
     figure = Figure(figsize=(7, 4.5), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()

@@ -34,6 +34,10 @@ SLOWEST = 1e-3
 """Smallest x_1 * steps: a pole so close to 1 that nothing of it is seen within the steps."""
 FASTEST = 30.0
 """Largest step between two poles, in x: exp(-30) is 0 for all that is noticed."""
+FLAT = 300.0
+"""Where a sigmoid is 0 or 1 for all that is noticed, and its exponential still a float64."""
+IMPOSSIBLE = 1e9
+"""A log loss above all others."""
 TINY = 1e-20
 
 
@@ -74,18 +78,21 @@ def _best(steps: int, participation: Participation, objective: Objective, starts
     tilt = 1j * TINY * np.eye(starts[0].size)
 
     def loss_and_gradient(free: Series) -> tuple[float, Series]:
-        gaps = least + FASTEST / (1 + np.exp(-(free + tilt)))
-        values = log_loss(slowest + np.cumsum(gaps, axis=1), steps, participation, objective)
+        gaps = least + FASTEST / (1 + np.exp(-(np.clip(free, -FLAT, FLAT) + tilt)))
+        with np.errstate(all="ignore"):  # poles that coincide in float64
+            values = log_loss(slowest + np.cumsum(gaps, axis=1), steps, participation, objective)
+        if not np.isfinite(values).all():
+            return IMPOSSIBLE, np.zeros_like(free)
         return float(values[0].real), values.imag / TINY
 
     best, poles = np.inf, starts[0]
     for start in starts:
-        gaps = np.maximum(np.diff(start, prepend=slowest) - least, least)
+        gaps = np.clip(np.diff(start, prepend=slowest) - least, least, (1 - 1e-9) * FASTEST)
         found = scipy.optimize.minimize(
             loss_and_gradient, np.log(gaps / (FASTEST - gaps)), (), "BFGS", jac=True, options={"maxiter": 300, "gtol": 1e-8}
         )
         if found.fun < best:
-            best, poles = float(found.fun), slowest + np.cumsum(least + FASTEST / (1 + np.exp(-found.x)))
+            best, poles = float(found.fun), slowest + np.cumsum(least + FASTEST / (1 + np.exp(-np.clip(found.x, -FLAT, FLAT))))
     return best, poles
 
 

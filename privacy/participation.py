@@ -44,8 +44,8 @@ class Participation:
             raise ValueError(f"days must be a finite number above 0, not {days}")
         if not (math.isfinite(hours_between) and hours_between > 0):
             raise ValueError(f"hours between two participations must be a finite number above 0, not {hours_between}")
-        windows = days * 24.0 / hours_between
-        return cls(max(1, min(steps, math.ceil(windows))), max(1, min(steps, math.floor(steps / windows))))
+        windows = min(max(days * 24.0 / hours_between, 1e-9), float(steps))
+        return cls(max(1, math.ceil(windows)), max(1, min(steps, math.floor(steps / windows))))
 
     def __post_init__(self) -> None:
         if self.max_times < 1:

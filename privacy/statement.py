@@ -91,10 +91,16 @@ def compose(statements: Iterable[PrivacyStatement]) -> PrivacyStatement:
     return PrivacyStatement(parts[0].unit, parts[0].neighbours, rho, assumptions, all(part.exact for part in parts))
 
 
+SMALLEST = 1e-290
+"""Below this a power of ten that makes digits whole would leave float64."""
+
+
 def round_up(value: float, digits: int = 4) -> str:
     """`value` with `digits` significant digits, never below it."""
     if value == 0:
         return "0"
+    if abs(value) < SMALLEST:
+        return repr(value)
     scale = 10.0 ** (digits - 1 - math.floor(math.log10(abs(value))))
     rounded = math.ceil(value * scale) / scale
     while rounded < value:
@@ -106,6 +112,8 @@ def round_down(value: float, digits: int = 4) -> str:
     """`value`, not negative, with `digits` significant digits, never above it."""
     if value == 0:
         return "0"
+    if value < SMALLEST:
+        return repr(value)
     scale = 10.0 ** (digits - 1 - math.floor(math.log10(value)))
     shown = f"{math.floor(value * scale) / scale:.{digits}g}"
     return shown if float(shown) <= value else repr(value)

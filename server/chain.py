@@ -3,9 +3,9 @@
     link_0 = SHA-256(SHA-256(run, task) + entry_0)        link_t = SHA-256(link_(t-1) + entry_t)
 
 An entry names everything that became durable with a release: step, attempt, price, digests of weights and optimizer, times, and
-the name and digest of each noise node that was drawn. Whoever keeps one link from elsewhere (a log, a notebook, a colleague) can
-tell later whether the history up to it is still the same. A chain that was written anew from some step on is whole in
-itself: only a link kept elsewhere shows it.
+name and digest of each noise node that was drawn and of each vector of noise that was written down. Whoever keeps one link
+elsewhere (a log, a notebook, a colleague) can tell later whether the history up to it is still the same. A chain that was written
+anew from some step on is whole in itself: only a link kept elsewhere shows it.
 """
 
 from __future__ import annotations
@@ -32,7 +32,11 @@ class HistoryBroken(ValueError):
 
 @dataclass(frozen=True)
 class Entry:
-    """One release, as it is chained. Digests are SHA-256; `nodes` are pairs of name and digest, in the order drawn."""
+    """One release, as it is chained. Digests are SHA-256.
+
+    `nodes` are pairs of name and digest of the noise that was drawn, in that order; `kept` the same of the vectors of noise that
+    were written down with this step, by name.
+    """
 
     step: int
     attempt: int
@@ -42,6 +46,7 @@ class Entry:
     opened_at: float
     committed_at: float
     nodes: tuple[tuple[str, bytes], ...]
+    kept: tuple[tuple[str, bytes], ...] = ()
 
     def link(self, before: bytes) -> bytes:
         """The SHA-256 that ties this entry to all before it."""
@@ -77,8 +82,8 @@ def check(history: History, task: Task) -> PrivacyStatement:
         if link != before:
             raise HistoryBroken(f"step {number}: its link does not follow; this entry or one before it was changed")
         _check_price(entry, task)
-        if [name for name, _ in entry.nodes] != names:
-            raise HistoryBroken(f"step {number}: its noise nodes are not those that the mechanism draws there")
+        if ([name for name, _ in entry.nodes], [name for name, _ in entry.kept]) != names:
+            raise HistoryBroken(f"step {number}: its noise nodes or kept vectors are not those of the mechanism there")
     _check_digests(history.entries)
     if history.published_step >= len(history.links) or history.links[history.published_step] != history.published_link:
         raise HistoryBroken(f"step {history.published_step} was published with another link than the one stored")
@@ -105,13 +110,16 @@ def _check_digests(entries: Sequence[Entry]) -> None:
             seen[digest] = name
 
 
-def _names(task: Task, count: int) -> Iterator[list[str]]:
-    """The nodes that the mechanism draws at each step; the start, step 0, draws none. Dry: on vectors of one coordinate."""
+def _names(task: Task, count: int) -> Iterator[tuple[list[str], list[str]]]:
+    """The nodes drawn at each step, and the vectors first kept there; none at the start, step 0. Dry: on one coordinate."""
     state = task.mechanism.init(1)
-    yield []
-    for _ in range(count - 1):
+    known: set[str] = set()
+    yield [], []
+    for step in range(1, count):
         _, state = task.mechanism.next_noise(state, _DRY)
-        yield [node.name for node in state.drawn]
+        kept = {one.name for one in state.kept} if step < task.file.steps else set()
+        yield [node.name for node in state.drawn], sorted(kept - known)
+        known |= kept
 
 
 class _DryNoise:

@@ -74,6 +74,7 @@ noise_vectors = sa.Table(
     sa.Column("step", sa.Integer, sa.ForeignKey("releases.step"), nullable=False),
     sa.Column("dtype", sa.Text, nullable=False),
     sa.Column("sha256", sa.LargeBinary, nullable=False),
+    sa.Column("live", sa.Boolean, nullable=False),
 )
 participations = sa.Table(
     "participations",
@@ -156,7 +157,7 @@ class SqliteStore:
             live = connection.execute(sa.select(noise_nodes).where(noise_nodes.c.seed.is_not(None)))
             nodes = tuple(NoiseNode(row.name, row.seed, row.digest) for row in live)
             tags = tuple((row.tag, row.step) for row in connection.execute(sa.select(participations)))
-            vectors = connection.execute(sa.select(noise_vectors)).all()
+            vectors = connection.execute(sa.select(noise_vectors).where(noise_vectors.c.live)).all()
         self._publish(run.run, latest.step, latest.link)
         return Stored(
             run=run.run,
@@ -180,7 +181,7 @@ class SqliteStore:
             if commit.drawn:
                 connection.execute(sa.insert(noise_nodes), [_node_row(node, step, commit.live) for node in commit.drawn])
             _erase_seeds(connection, commit.live)
-            self._keep_vectors(connection, step, commit.kept)
+            _forget_vectors(connection, {one.name for one in commit.kept})
             if commit.tags:
                 connection.execute(sa.insert(participations), [{"tag": tag, "step": step} for tag in commit.tags])
             if commit.last:
@@ -225,6 +226,7 @@ class SqliteStore:
 
     def _insert_release(self, connection: sa.Connection, commit: Commit, before: bytes) -> bytes:
         """Writes the blobs through to the disk first, so that a committed row never points to a missing or torn file."""
+        vectors = self._write_vectors(connection, commit)
         entry = Entry(
             step=commit.charge.step,
             attempt=commit.attempt,
@@ -234,22 +236,27 @@ class SqliteStore:
             opened_at=commit.opened_at,
             committed_at=commit.committed_at,
             nodes=tuple((node.name, node.digest) for node in commit.drawn),
+            kept=tuple((row["name"], row["sha256"]) for row in vectors),
         )
         link = entry.link(before)
         row = {column.name: getattr(entry, column.name) for column in releases.c if column.name != "link"}
         connection.execute(sa.insert(releases).values(row | {"link": link}))
+        if vectors:
+            connection.execute(sa.insert(noise_vectors), vectors)
         return link
 
-    def _keep_vectors(self, connection: sa.Connection, step: int, kept: tuple[KeptVector, ...]) -> None:
-        """Writes those that are new, and forgets those that are not among them any more; their blobs go with the sweep."""
-        there = set(connection.execute(sa.select(noise_vectors.c.name)).scalars())
-        for one in kept:
-            if one.name not in there:
+    def _write_vectors(self, connection: sa.Connection, commit: Commit) -> list[dict[str, Any]]:
+        """Rows of the kept vectors that are new, by name."""
+        known = set(connection.execute(sa.select(noise_vectors.c.name)).scalars())
+        rows = []
+        for one in sorted(commit.kept, key=lambda one: one.name):
+            if one.name not in known:
                 stored = one.vector.astype(one.vector.dtype.newbyteorder("<"), copy=False)
-                row = {"name": one.name, "step": step, "dtype": stored.dtype.str, "sha256": self._write_blob(stored.tobytes())}
-                connection.execute(sa.insert(noise_vectors).values(row))
-        for name in there - {one.name for one in kept}:
-            connection.execute(sa.delete(noise_vectors).where(noise_vectors.c.name == name))
+                sha256 = self._write_blob(stored.tobytes())
+                rows.append(
+                    {"name": one.name, "step": commit.charge.step, "dtype": stored.dtype.str, "sha256": sha256, "live": True}
+                )
+        return rows
 
     def _write_blob(self, data: bytes) -> bytes:
         digest = hashlib.sha256(data).digest()
@@ -266,7 +273,10 @@ class SqliteStore:
         with self._engine.connect() as connection:
             query = sa.select(releases.c.weights_sha256, releases.c.velocity_sha256).order_by(releases.c.step.desc())
             kept = {digest.hex() for row in connection.execute(query.limit(KEPT_CHECKPOINTS)) for digest in row}
-            kept |= {digest.hex() for digest in connection.execute(sa.select(noise_vectors.c.sha256)).scalars()}
+            kept |= {
+                digest.hex()
+                for digest in connection.execute(sa.select(noise_vectors.c.sha256).where(noise_vectors.c.live)).scalars()
+            }
         for path in (self.folder / "blobs").iterdir():
             if path.name not in kept:
                 path.unlink(missing_ok=True)
@@ -339,6 +349,9 @@ def read_history(folder: Path) -> History:
         nodes: dict[int, list[tuple[str, bytes]]] = {}
         for node in connection.execute(sa.select(noise_nodes).order_by(sa.text("rowid"))):
             nodes.setdefault(node.step, []).append((node.name, node.digest))
+        kept: dict[int, list[tuple[str, bytes]]] = {}
+        for vector in connection.execute(sa.select(noise_vectors).order_by(noise_vectors.c.name)):
+            kept.setdefault(vector.step, []).append((vector.name, vector.sha256))
     if there != run.run:
         raise StoreConflict(f"{folder}: {PUBLISHED} is about another run")
     fields = [column.name for column in releases.c if column.name != "link"]
@@ -346,7 +359,12 @@ def read_history(folder: Path) -> History:
         run=run.run,
         task=run.task,
         entries=tuple(
-            Entry(**{name: getattr(row, name) for name in fields}, nodes=tuple(nodes.get(row.step, ()))) for row in rows
+            Entry(
+                **{name: getattr(row, name) for name in fields},
+                nodes=tuple(nodes.get(row.step, ())),
+                kept=tuple(kept.get(row.step, ())),
+            )
+            for row in rows
         ),
         links=tuple(row.link for row in rows),
         published_step=step,
@@ -375,6 +393,14 @@ def _erase_seeds(connection: sa.Connection, live: frozenset[str]) -> None:
     done = [{"done": name} for name in held if name not in live]
     if done:
         connection.execute(sa.update(noise_nodes).where(noise_nodes.c.name == sa.bindparam("done")).values(seed=None), done)
+
+
+def _forget_vectors(connection: sa.Connection, live: set[str]) -> None:
+    """Their files go with the sweep; name and digest stay, as a record."""
+    held = connection.execute(sa.select(noise_vectors.c.name).where(noise_vectors.c.live)).scalars()
+    done = [{"done": name} for name in held if name not in live]
+    if done:
+        connection.execute(sa.update(noise_vectors).where(noise_vectors.c.name == sa.bindparam("done")).values(live=False), done)
 
 
 def _check_same_task(folder: Path, stored: str, task: Task) -> None:

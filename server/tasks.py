@@ -12,6 +12,8 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from fedrho.models.zoo import UnknownModel, lookup
+from fedrho.privacy.banded import BandedToeplitz
+from fedrho.privacy.blt import BufferedToeplitz
 from fedrho.privacy.calibration import least_noise_multiplier
 from fedrho.privacy.independent import IndependentGaussian
 from fedrho.privacy.mechanism import LARGEST_NODE_STDDEV, Mechanism
@@ -62,6 +64,12 @@ class PrivacySection(Section):
     delta: Annotated[float, Field(gt=0, lt=1)]
     noise_multiplier: Annotated[float, Field(ge=1e-15, allow_inf_nan=False)] | None = None
     grid_bits: Annotated[int, Field(ge=8, le=MAX_GRID_BITS)] = 20
+    mechanism: str | None = None
+    restarts: list[Count] = []
+    completed: bool = False
+    coefficients: list[float] = []
+    decay: list[float] = []
+    scale: list[float] = []
 
 
 class ParticipationSection(Section):
@@ -113,16 +121,65 @@ class Task:
 
 
 def dp_ftrl(file: TaskFile) -> Task:
-    """DP-FTRL: binary-tree noise; momentum SGD on its residuals."""
-    return _task(file, BinaryTree)
+    """DP-FTRL: correlated noise, of a binary tree if the file names nothing else; momentum SGD on its residuals."""
+    name = file.privacy.mechanism or "tree"
+    if name not in FAMILIES:
+        raise TaskError("privacy.mechanism", f"unknown mechanism {name!r}; allowed: {', '.join(FAMILIES)}")
+    family = FAMILIES[name]
+    _check_keys(file, name, family)
+    return _task(file, lambda grid, multiplier: family.build(grid, multiplier, file.privacy))
 
 
 def dp_fedavg(file: TaskFile) -> Task:
     """DP-FedAvg: independent Gaussian noise at every step, no amplification claimed."""
+    if file.privacy.mechanism is not None:
+        raise TaskError("privacy.mechanism", "dp-fedavg has independent noise; leave the key out, or take algorithm = 'dp-ftrl'")
+    _check_keys(file, "dp-fedavg", Family((), (), lambda grid, multiplier, privacy: IndependentGaussian(grid, multiplier)))
     return _task(file, IndependentGaussian)
 
 
 ALGORITHMS: dict[str, Callable[[TaskFile], Task]] = {"dp-ftrl": dp_ftrl, "dp-fedavg": dp_fedavg}
+
+
+@dataclass(frozen=True)
+class Family:
+    """A mechanism that DP-FTRL can run with: its keys in the file, those of them that it needs, and how it is made."""
+
+    keys: tuple[str, ...]
+    needed: tuple[str, ...]
+    build: Callable[[Grid, float, PrivacySection], Mechanism[Any]]
+
+
+FAMILIES = {
+    "tree": Family(
+        ("restarts", "completed"),
+        (),
+        lambda grid, multiplier, privacy: BinaryTree(grid, multiplier, tuple(privacy.restarts), privacy.completed),
+    ),
+    "banded": Family(
+        ("coefficients",),
+        ("coefficients",),
+        lambda grid, multiplier, privacy: BandedToeplitz(grid, multiplier, tuple(privacy.coefficients)),
+    ),
+    "blt": Family(
+        ("decay", "scale"),
+        ("decay", "scale"),
+        lambda grid, multiplier, privacy: BufferedToeplitz(grid, multiplier, tuple(privacy.decay), tuple(privacy.scale)),
+    ),
+}
+STRATEGY = ("restarts", "completed", "coefficients", "decay", "scale")
+
+
+def _check_keys(file: TaskFile, name: str, family: Family) -> None:
+    """A strategy is written down in the file, never found anew at a start: it has to stay the same to the last digit."""
+    for key in STRATEGY:
+        if getattr(file.privacy, key) and key not in family.keys:
+            raise TaskError(f"privacy.{key}", f"does not belong to {name}; leave it out")
+    for key in family.needed:
+        if not getattr(file.privacy, key):
+            raise TaskError(
+                f"privacy.{key}", f"missing; `fedrho account calibrate --mechanism {name} ... --toml` prints the best for a run"
+            )
 
 
 def _task(file: TaskFile, kind: Callable[[Grid, float], Mechanism[Any]]) -> Task:
@@ -131,7 +188,10 @@ def _task(file: TaskFile, kind: Callable[[Grid, float], Mechanism[Any]]) -> Task
         grid = Grid(file.privacy.clip_norm, file.privacy.grid_bits)
     except ValueError as error:
         raise TaskError("privacy.clip_norm", str(error)) from error
-    sensitivity_squared = kind(grid, 1.0).sensitivity(file.steps, participation).squared
+    try:
+        sensitivity_squared = kind(grid, 1.0).sensitivity(file.steps, participation).squared
+    except ValueError as error:
+        raise TaskError("privacy", str(error)) from error
     most = LARGEST_NODE_STDDEV / grid.radius
     if file.privacy.rho < gaussian_rho(sensitivity_squared, most):
         allowed = round_up(gaussian_rho(sensitivity_squared, most))
@@ -139,7 +199,10 @@ def _task(file: TaskFile, kind: Callable[[Grid, float], Mechanism[Any]]) -> Task
     least = least_noise_multiplier(sensitivity_squared, Rho(file.privacy.rho))
     if (file.privacy.noise_multiplier or least) > most:
         raise TaskError("privacy.noise_multiplier", f"{file.privacy.noise_multiplier:g} is too large; allowed: up to {most:g}")
-    mechanism = kind(grid, file.privacy.noise_multiplier or least)
+    try:
+        mechanism = kind(grid, file.privacy.noise_multiplier or least)
+    except ValueError as error:
+        raise TaskError("privacy.noise_multiplier", str(error)) from error
     cost = mechanism.cost(file.steps, participation)
     if cost > file.privacy.rho:
         raise TaskError(

@@ -17,7 +17,7 @@ import pytest
 import typer.main
 from pydantic_core import PydanticUndefined
 
-from fedrho import account, cli
+from fedrho import account, account_ledger, cli
 from fedrho.demo import DemoResult
 from fedrho.privacy.auditing.audit import AuditReport
 from fedrho.privacy.auditing.membership import membership_report
@@ -123,8 +123,8 @@ JSON = {
     "account-convert": account._from_rho,
     "account-convert-epsilon": account._from_epsilon,
     "account-convert-rdp": account._from_rdp,
-    "account-ledger": account._ledger_json,
-    "account-ledger-run": account._run_json,
+    "account-ledger": account_ledger._ledger_json,
+    "account-ledger-run": account_ledger._run_json,
 }
 
 
@@ -162,7 +162,8 @@ def task_keys(section: type[Section] = TaskFile, prefix: str = "") -> Iterator[t
             yield from task_keys(kind, f"{prefix}{name}.")
         else:
             default = "required" if info.default is PydanticUndefined else shown(info.default)
-            yield f"{prefix}{name}", type_name(kind), default, allowed(bounds)
+            pair = any(getattr(bound, "max_length", None) == 2 for bound in bounds)
+            yield f"{prefix}{name}", type_name(kind, pair), default, allowed(bounds)
 
 
 def unwrapped(hint: Any) -> tuple[Any, list[Any]]:
@@ -179,8 +180,10 @@ def unwrapped(hint: Any) -> tuple[Any, list[Any]]:
     return hint, []
 
 
-def type_name(kind: Any) -> str:
-    return f"[{NAMES[kind[0]]}, {NAMES[kind[0]]}]" if isinstance(kind, list) else NAMES[kind]
+def type_name(kind: Any, pair: bool) -> str:
+    if isinstance(kind, list):
+        return f"[{NAMES[kind[0]]}, {NAMES[kind[0]]}]" if pair else f"list of {NAMES[kind[0]]}s"
+    return NAMES[kind]
 
 
 def shown(default: Any) -> str:

@@ -1,7 +1,7 @@
 """The membership attacks by TensorFlow Privacy's own code, for `membership_report(..., attacks=tensorflow_privacy_attacks)`.
 
-Where it can be installed: tensorflow-privacy 0.8.12 is the last wheel that carries the attacks (0.9.0, which TensorFlow Federated
-pins and the tff extra installs, comes without them), it needs Python 3.9 to 3.11, and a scikit-learn below 1.5.
+It comes with the tff extra: tensorflow-privacy 0.8.12 is the last wheel that carries the attacks (0.9.0, for which TensorFlow
+Federated asks, left them out), and it needs a scikit-learn below 1.5.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from fedrho.privacy.auditing.membership import FEWEST_EXAMPLES, Outcome, Predict
 
 NAMES = {"THRESHOLD_ATTACK": "threshold", "LOGISTIC_REGRESSION": "logistic regression"}
 MISSING = (
-    "the membership attacks of TensorFlow Privacy are not installed; `pip install tensorflow-privacy==0.8.12 'scikit-learn<1.5'` "
-    "brings them, on Python 3.9 to 3.11 and in an environment of its own (the tff extra has a release without them)"
+    "the membership attacks of TensorFlow Privacy are not installed; the tff extra brings them, on Python 3.11: "
+    "`uv run --python 3.11 --extra tff fedrho account membership ...`"
 )
 
 

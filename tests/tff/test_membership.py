@@ -1,6 +1,6 @@
 """Our membership attacks against TensorFlow Privacy's, on a model that learned by heart and on one that did not.
 
-Skipped where its release has no attacks, as 0.9.0 of the tff extra; see `fedrho.privacy.auditing.membership_tfp`.
+The tff extra takes the last release that has them; see `fedrho.privacy.auditing.membership_tfp`.
 """
 
 from __future__ import annotations
@@ -22,12 +22,6 @@ pytestmark = [
 ]
 
 CLASSES, TRAINED, OTHERS = 4, 600, 500
-ATTACKS = "tensorflow_privacy.privacy.privacy_tests.membership_inference_attack.membership_inference_attack"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def attacks() -> None:
-    pytest.importorskip(ATTACKS, exc_type=ImportError)
 
 
 def predictions(confidence_trained: float, confidence_others: float) -> dict[str, NDArray[Any]]:

@@ -1,0 +1,83 @@
+"""What is said about a run: every condition it needs, and figures rounded against us."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from scipy.special import ndtr
+
+from fedrho.privacy.claims import COMMON, claim, in_words, sampled_assumptions
+from fedrho.privacy.independent import IndependentGaussian
+from fedrho.privacy.participation import Participation
+from fedrho.privacy.sampling import PoissonSampling, SampledGaussian
+from fedrho.privacy.statement import Neighbours, PrivacyStatement, Unit
+from fedrho.privacy.toeplitz import square_root_coefficients
+from fedrho.privacy.tree import BinaryTree
+from fedrho.privacy.vectors import Grid
+from fedrho.privacy.zcdp import Rho, epsilon, gaussian_epsilon
+
+GRID = Grid(1.0)
+
+
+def of(rho: float) -> PrivacyStatement:
+    return PrivacyStatement(Unit.DEVICE, Neighbours.ZERO_OUT, Rho(rho), ())
+
+
+def test_a_claim_has_the_price_of_the_mechanism_and_its_unit() -> None:
+    statement = claim(BinaryTree(GRID, 7.0), 2000, Participation(6, 314))
+    assert statement.rho == 79 / 98
+    assert (statement.unit, statement.neighbours, statement.exact) == (Unit.DEVICE, Neighbours.ZERO_OUT, True)
+
+
+@pytest.mark.parametrize(
+    ("participation", "said"),
+    [
+        (Participation(6, 314), "at most 6 of the rounds, any two of them at least 314 apart (j - i), and somebody enforces"),
+        (Participation.epochs(5, 20), "at most 5 of the rounds, any two of them whole multiples of 20 apart"),
+        (Participation.single(), "at most 1 of the rounds, and somebody enforces that"),
+    ],
+)
+def test_the_participation_that_was_priced_is_the_one_that_is_assumed(participation: Participation, said: str) -> None:
+    assumptions = claim(IndependentGaussian(GRID, 2.0), 2000, participation).assumptions
+    assert said in assumptions[0]
+    assert "multiplier 2" in assumptions[1]
+    assert assumptions[2:] == COMMON
+
+
+def test_what_cannot_be_priced_is_not_claimed() -> None:
+    from fedrho.privacy.banded import BandedToeplitz
+
+    overlapping = BandedToeplitz(GRID, 1.0, tuple(map(float, square_root_coefficients(5))))
+    with pytest.raises(ValueError, match="bands"):
+        claim(overlapping, 20, Participation(3, 4))
+
+
+def test_amplification_names_who_enforces_it_and_covers_no_groups() -> None:
+    said = sampled_assumptions(SampledGaussian(1.5, PoissonSampling(0.01, "the simulation"), 70))
+    assert "70 rounds" in said[0]
+    assert "probability 0.01" in said[0]
+    assert "the simulation" in said[0]
+    assert "secret" in said[0]
+    assert not any("c**2" in text for text in said)
+
+
+@pytest.mark.parametrize("rho", [1e-6, 0.01, 0.1, 0.806122, 2.63, 40.0])
+@pytest.mark.parametrize("delta", [1e-5, 1e-10])
+def test_every_figure_in_words_is_rounded_against_us(rho: float, delta: float) -> None:
+    text = "\n".join(in_words(of(rho), delta))
+    (percent,) = re.findall(r"at most (\S+) %", text)
+    (said_rho,) = re.findall(r"rho = (\S+) zCDP", text)
+    by_rho, exactly = re.findall(r"epsilon\s=\s(\S+?)\.? ", text.replace("\n", " "))[:2]
+    assert float(percent) >= 100 * float(ndtr((2 * rho) ** 0.5 / 2))
+    assert float(said_rho) >= rho
+    assert float(by_rho) >= epsilon(Rho(rho), delta)
+    assert float(exactly) >= gaussian_epsilon(Rho(rho), delta)
+    assert float(percent) <= 1.01 * 100 * float(ndtr((2 * rho) ** 0.5 / 2))
+    assert repr(delta) in text
+
+
+def test_words_say_what_is_not_protected() -> None:
+    text = " ".join(in_words(of(0.5), 1e-6))
+    for part in ("does not hide that the device takes part", "before the noise is added", "Guessing gives 50 %"):
+        assert part in text

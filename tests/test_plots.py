@@ -1,0 +1,106 @@
+"""Pictures that can be read: real files, labels on the axes, lines that differ without colour."""
+
+from __future__ import annotations
+
+import itertools
+import xml.etree.ElementTree
+from collections.abc import Callable
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+from matplotlib.colors import to_rgb
+
+from fedrho import plots
+from fedrho.account_options import check_picture
+from fedrho.console import BadInput
+from fedrho.privacy.zcdp import Rho
+
+NOISE = {name: np.linspace(1, count, 50) for count, name in enumerate(("tree", "independent", "banded", "blt"), 2)}
+Draw = Callable[[Path], None]
+PICTURES: dict[str, tuple[Draw, tuple[str, ...]]] = {
+    "spent": (lambda path: plots.spent(path, [1, 5, 9], [0.1, 0.2, 0.31], "tree"), ("rounds released", "rho", "tree")),
+    "spent by run": (
+        lambda path: plots.spent_by_run(path, [("one", [0.0, 0.1, 0.2]), ("two", [0.0, 0.3])], 1.0),
+        ("rounds released", "rho", "one", "two", "budget 1"),
+    ),
+    "needed": (lambda path: plots.needed(path, 0.81, 79.0, "tree"), ("rho", "noise multiplier", "6.984")),
+    "errors": (lambda path: plots.errors(path, NOISE, 1.0), ("round", "standard deviation (clip norms)", *NOISE)),
+    "conversions": (
+        lambda path: plots.conversions(path, Rho(0.81), 1e-10),
+        ("delta", "epsilon (one device)", "simple", "optimal RDP", "exact Gaussian", "delta 1e-10"),
+    ),
+    "attacker": (lambda path: plots.attacker(path, Rho(0.81)), ("false positives", "true positives", "best possible attack")),
+    "attacker with points": (
+        lambda path: plots.attacker(path, Rho(0.81), (np.array([0.0, 1.0]), np.array([0.0, 1.0]))),
+        ("false positives", "attack in this audit"),
+    ),
+}
+
+
+@pytest.mark.parametrize(("draw", "texts"), PICTURES.values(), ids=PICTURES.keys())
+def test_an_svg_has_its_size_and_every_label_as_text(draw: Draw, texts: tuple[str, ...], tmp_path: Path) -> None:
+    with mpl.rc_context({"svg.fonttype": "none"}):
+        draw(tmp_path / "it.svg")
+    root = xml.etree.ElementTree.parse(tmp_path / "it.svg").getroot()
+    assert (root.get("width"), root.get("height")) == ("504pt", "324pt")
+    shown = " | ".join("".join(node.itertext()) for node in root.iter("{http://www.w3.org/2000/svg}text"))
+    for text in texts:
+        assert text in shown
+
+
+@pytest.mark.parametrize("draw", [draw for draw, _ in PICTURES.values()], ids=PICTURES.keys())
+def test_a_png_is_one(draw: Draw, tmp_path: Path) -> None:
+    from matplotlib.image import imread
+
+    draw(tmp_path / "it.PNG")
+    pixels = imread(tmp_path / "it.PNG")
+    assert pixels.shape[:2] == (675, 1050)
+    assert len(np.unique(pixels.reshape(-1, pixels.shape[2]), axis=0)) > 10
+
+
+def test_the_same_picture_is_the_same_file(tmp_path: Path) -> None:
+    for name in ("one.svg", "two.svg"):
+        with mpl.rc_context({"svg.hashsalt": "fixed"}):
+            plots.conversions(tmp_path / name, Rho(1.0), 1e-6)
+    assert (tmp_path / "one.svg").read_bytes() == (tmp_path / "two.svg").read_bytes()
+
+
+def test_lines_differ_without_colour() -> None:
+    """By their dashes; the colours' luminance alone would not do."""
+    for one, other in itertools.combinations(plots.STYLES, 2):
+        assert one["linestyle"] != other["linestyle"]
+        assert to_rgb(one["color"]) != to_rgb(other["color"])
+    for style in plots.STYLES:
+        luminance = np.dot(to_rgb(style["color"]), (0.299, 0.587, 0.114))
+        assert luminance < 0.7, "too pale on white"
+
+
+def test_what_is_drawn_as_spent_is_never_below_the_truth(tmp_path: Path) -> None:
+    """Between two rounds that were computed, the line is at the later one's price."""
+    from matplotlib.axes import Axes
+
+    drawn: list[str] = []
+    original = Axes.step
+
+    def step(self: Axes, *arguments: object, where: str, **others: object) -> object:
+        drawn.append(where)
+        return original(self, *arguments, where=where, **others)  # type: ignore[arg-type]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Axes, "step", step)
+        plots.spent(tmp_path / "it.svg", [1, 11, 20], [0.1, 0.2, 0.3], "tree")
+    assert drawn == ["pre"]
+
+
+@pytest.mark.parametrize("name", ["it.txt", "it", "it.jpeg", ".png", ".."])
+def test_other_endings_are_refused_and_nothing_is_written(name: str, tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=r"--plot: .*nearest: .*\.svg"):
+        check_picture(tmp_path / name)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="cannot be written"):
+        plots.conversions(tmp_path / "no" / "it.svg", Rho(1.0), 1e-6)
