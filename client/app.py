@@ -13,11 +13,15 @@ from pathlib import Path
 from fedrho.client.examples import ExampleStore
 from fedrho.client.history import DeviceHistory
 from fedrho.client.participant import Outcome, Participant, Result, WireLost
-from fedrho.client.transport import GrpcWire
+from fedrho.client.transport import ClientTls, GrpcWire
 from fedrho.privacy.vectors import FloatVector, Update
 from fedrho.protos.messages import ID_BYTES, PopulationSpec, RoundPlan
 
 SHORTEST_PAUSE = 0.05
+WITH_TLS = (
+    "is `fedrho serve --tls` running there, with a certificate of the same authority for the host in the address, "
+    "and does it ask devices for one that you do not have?"
+)
 
 Watch = Callable[[str, Outcome], None]
 
@@ -26,9 +30,9 @@ class ServerUnreachable(ConnectionError):
     """No server answered in the time allowed."""
 
 
-async def read_population(address: str, seconds: float) -> PopulationSpec:
+async def read_population(address: str, seconds: float, tls: ClientTls | None = None) -> PopulationSpec:
     """What runs at `address`; raises ServerUnreachable."""
-    wire = GrpcWire(address)
+    wire = GrpcWire(address, tls)
     try:
         async with asyncio.timeout(seconds):
             while True:
@@ -37,14 +41,19 @@ async def read_population(address: str, seconds: float) -> PopulationSpec:
                 except WireLost:
                     await asyncio.sleep(0.2)
     except TimeoutError as error:
-        hint = "is `fedrho serve` running there?"
+        hint = WITH_TLS if tls else "is `fedrho serve` running there, and without --tls?"
         raise ServerUnreachable(f"no server answered at {address} within {seconds:g} s; {hint}") from error
     finally:
         await wire.close()
 
 
 async def run_devices(
-    address: str, devices: Mapping[str, ExampleStore], histories: Path, patience: float, watch: Watch
+    address: str,
+    devices: Mapping[str, ExampleStore],
+    histories: Path,
+    patience: float,
+    watch: Watch,
+    tls: ClientTls | None = None,
 ) -> Counter[Result]:
     """Lets every device take part until the run has ended or it has given all it may; counts how the visits ended.
 
@@ -65,7 +74,7 @@ async def run_devices(
                 return await asyncio.get_running_loop().run_in_executor(pool, trainer.train, plan, weights, examples)
 
             history = DeviceHistory(histories / f"{name}.sqlite")
-            wire = GrpcWire(address)
+            wire = GrpcWire(address, tls)
             participant = Participant(wire, history, train, asyncio.sleep, lambda: os.urandom(ID_BYTES))
             try:
                 await _visits(participant, address, patience, lambda outcome: seen(name, outcome))

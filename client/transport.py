@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
 import grpc
@@ -52,11 +53,26 @@ class ServerRefused(RuntimeError):
     """The server answered with an error that trying again will not change."""
 
 
+@dataclass(frozen=True)
+class ClientTls:
+    """The authority that the server's certificate must come from, and the device's own certificate if it has one; in PEM."""
+
+    root: bytes
+    certificate: bytes | None = None
+    key: bytes | None = field(default=None, repr=False)
+
+    def credentials(self) -> grpc.ChannelCredentials:
+        return grpc.ssl_channel_credentials(self.root, self.key, self.certificate)
+
+
 class GrpcWire:
     """`Wire` for one device: one channel of its own. Calls that may be repeated are, three times, with jitter."""
 
-    def __init__(self, address: str) -> None:
-        self._channel = grpc.aio.insecure_channel(address, options=OPTIONS)
+    def __init__(self, address: str, tls: ClientTls | None = None) -> None:
+        if tls is None:
+            self._channel = grpc.aio.insecure_channel(address, options=OPTIONS)
+        else:
+            self._channel = grpc.aio.secure_channel(address, tls.credentials(), options=OPTIONS)
 
     async def close(self) -> None:
         await self._channel.close()

@@ -28,7 +28,9 @@ from fedrho.server.tasks import ALGORITHMS, TaskFileError
 
 if TYPE_CHECKING:
     from fedrho.client.examples import ExampleStore
+    from fedrho.client.transport import ClientTls
     from fedrho.models.base import ModelSpec
+    from fedrho.server.app import ServerTls
 
 app = typer.Typer(
     help="Federated learning with a privacy guarantee that can be proved, deployed and checked.",
@@ -100,6 +102,12 @@ def serve(
     store: Annotated[Path, typer.Option(help="Folder for the state; continues the run it holds.")] = DEFAULT_STORE,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = 7070,
+    tls: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Encrypt, with the set that `fedrho keys` made.", show_default="none")
+    ] = None,
+    require_device_certificate: Annotated[
+        bool, typer.Option("--require-device-certificate", help="With --tls: only devices with a certificate of the set.")
+    ] = False,
     insecure: Annotated[
         bool, typer.Option("--insecure", help="Allow an address that other machines can reach, without encryption.")
     ] = False,
@@ -114,7 +122,9 @@ def serve(
     from fedrho.server.tasks import load_task
 
     loaded = load_task(task)
-    check_exposure(host, insecure)
+    certificates = _server_tls(tls, require_device_certificate, insecure)
+    if certificates is None:
+        check_exposure(host, insecure)
     folder = store.resolve()
     with console.StepProgress(loaded.file.steps) as progress:
 
@@ -125,10 +135,11 @@ def serve(
         def listening(address: str, coordinator: Coordinator) -> None:
             recent.remember(folder)
             progress.note(f"listening on {address}, process {os.getpid()}, state in {folder}")
-            progress.note(f"connect devices with: fedrho join {address} --data digits")
+            with_tls = f" --tls {tls}" if tls else ""
+            progress.note(f"connect devices with: fedrho join {address} --data digits{with_tls}")
             show(coordinator)
 
-        coordinator = asyncio.run(run_server(loaded, folder, host, port, Listener(listening, show)))
+        coordinator = asyncio.run(run_server(loaded, folder, host, port, Listener(listening, show), certificates))
     if not coordinator.finished:
         raise Stopped(f"stopped at step {coordinator.progress.step} of {loaded.file.steps}; the same command continues")
     console.print_statement(coordinator.statement(), loaded.file.privacy.delta)
@@ -150,6 +161,9 @@ def join(
     history: Annotated[
         Path, typer.Option(help="Folder in which each device remembers what it took part in.", show_default="in your home folder")
     ] = DEFAULT_HISTORY,
+    tls: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Encrypt, with a folder that has at least ca.crt.", show_default="none")
+    ] = None,
     wait: Annotated[float, typer.Option(min=0.1, help="Seconds to wait for the server to answer at first.")] = 10.0,
     patience: Annotated[float, typer.Option(min=1.0, help="Seconds a server may be away later.")] = 120.0,
 ) -> None:
@@ -163,16 +177,36 @@ def join(
 
     _check_address(address)
     source = _source(data, devices, of, alpha, seed)
-    spec = asyncio.run(read_population(address, wait))
+    certificates = _client_tls(tls)
+    spec = asyncio.run(read_population(address, wait, certificates))
     examples = source(lookup(spec.model))
     with console.StepProgress(spec.steps) as progress:
 
         def show(name: str, outcome: Outcome) -> None:
             progress.show(outcome.released, f"{name} {outcome.result.value}")
 
-        results = asyncio.run(run_devices(address, examples, history, patience, show))
+        results = asyncio.run(run_devices(address, examples, history, patience, show, certificates))
     summary = ", ".join(f"{count} {result.value}" for result, count in sorted(results.items(), key=lambda item: item[0].value))
     console.out.print(f"{len(examples)} devices: {summary}", highlight=False)
+
+
+@app.command()
+def keys(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where the set goes; made if it is not there.")],
+    host: Annotated[
+        list[str] | None,
+        typer.Option(help="Name or address by which devices reach the server. Repeatable.", show_default="this machine alone"),
+    ] = None,
+    days: Annotated[int, typer.Option(min=1, max=3650, help="How long the certificates are valid.")] = 365,
+) -> None:
+    """Make a working set of certificates: an authority, a server, and a device.
+
+    Example: fedrho keys certificates --host fl.example.org
+    """
+    from fedrho.keys import make_keys
+
+    make_keys(folder, host or ["localhost", "127.0.0.1", "::1"], days)
+    console.out.print(f"{folder}: ca, server and device; give ca.crt to devices, keep ca.key off the server", highlight=False)
 
 
 @app.command()
@@ -201,6 +235,26 @@ def status(
         f"at delta {values['delta']!r}, unit: one {values['unit']}, neighbours: {values['neighbours']} (assumptions: --json)",
         highlight=False,
     )
+
+
+def _server_tls(folder: Path | None, require_device_certificate: bool, insecure: bool) -> ServerTls | None:
+    if folder is None:
+        if require_device_certificate:
+            raise BadInput("--require-device-certificate: needs --tls; add it, or leave it out")
+        return None
+    if insecure:
+        raise BadInput("--insecure: contradicts --tls; leave one of them out")
+    from fedrho.keys import server_tls
+
+    return server_tls(folder, require_device_certificate)
+
+
+def _client_tls(folder: Path | None) -> ClientTls | None:
+    if folder is None:
+        return None
+    from fedrho.keys import client_tls
+
+    return client_tls(folder)
 
 
 def _latest_store() -> Path:

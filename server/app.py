@@ -10,7 +10,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import grpc
@@ -34,6 +34,20 @@ class ExposedAddress(ValueError):
     """An address other machines can reach, without encryption."""
 
 
+@dataclass(frozen=True)
+class ServerTls:
+    """What the server shows to devices, in PEM; with `root`, only devices with a certificate from that authority are let in."""
+
+    certificate: bytes
+    key: bytes = field(repr=False)
+    root: bytes | None = None
+
+    def credentials(self) -> grpc.ServerCredentials:
+        return grpc.ssl_server_credentials(
+            [(self.key, self.certificate)], root_certificates=self.root, require_client_auth=self.root is not None
+        )
+
+
 Report = Callable[[Coordinator], None]
 
 
@@ -45,14 +59,14 @@ class Listener:
     released: Report
 
 
-async def serve(task: Task, folder: Path, host: str, port: int, listener: Listener) -> Coordinator:
+async def serve(task: Task, folder: Path, host: str, port: int, listener: Listener, tls: ServerTls | None = None) -> Coordinator:
     """Runs until every step is released, or until SIGINT or SIGTERM; either way the folder can be continued.
 
     Raises PortBusy before anything is written, and what `SqliteStore` and `open_run` raise. An error in a release stops
     the server: it never goes on from a state that it is not sure of.
     """
     server = grpc.aio.server(options=OPTIONS, maximum_concurrent_rpcs=4096)
-    address = _bind(server, host, port)
+    address = _bind(server, host, port, tls)
     stop = _stop_on_signals()
     try:
         with SqliteStore(folder) as store, _announced(folder, address):
@@ -113,20 +127,22 @@ def initial_weights(task: Task) -> FloatVector:
 
 
 def check_exposure(host: str, insecure: bool) -> None:
-    """Raises ExposedAddress for anything but loopback, unless its owner insists."""
+    """For a server without TLS: raises ExposedAddress for anything but loopback, unless its owner insists."""
     with suppress(ValueError):
         if ipaddress.ip_address(host).is_loopback:
             return
     if host != "localhost" and not insecure:
         raise ExposedAddress(
-            f"{host} can be reached from other machines and the connection is not encrypted; add --insecure if you mean it"
+            f"{host} can be reached from other machines and the connection is not encrypted; add --tls FOLDER, which "
+            "`fedrho keys FOLDER` makes, or --insecure if you mean it"
         )
 
 
-def _bind(server: grpc.aio.Server, host: str, port: int) -> str:
+def _bind(server: grpc.aio.Server, host: str, port: int, tls: ServerTls | None) -> str:
     shown = f"[{host}]" if ":" in host else host
+    asked = f"{shown}:{port}"
     try:
-        bound = server.add_insecure_port(f"{shown}:{port}")
+        bound = server.add_secure_port(asked, tls.credentials()) if tls else server.add_insecure_port(asked)
     except RuntimeError as error:
         raise PortBusy(
             f"cannot listen on {shown}:{port}: the port is in use (--port 0 takes a free one), or the address is not ours"
