@@ -15,7 +15,7 @@ from fedrho.account import JsonOption, PlotOption
 from fedrho.account_options import check_delta, check_positive
 from fedrho.console import BadInput
 from fedrho.privacy.ledger import Ledger
-from fedrho.privacy.statement import PrivacyStatement, compose
+from fedrho.privacy.statement import PrivacyStatement, combined
 from fedrho.privacy.zcdp import Rho, gaussian_epsilon
 
 if TYPE_CHECKING:
@@ -31,6 +31,10 @@ class Checked:
     history: History
     task: TaskFile
     statement: PrivacyStatement
+
+    @property
+    def name(self) -> str:
+        return f"{self.task.name} in {self.path}"
 
 
 def ledger(
@@ -62,12 +66,12 @@ def ledger(
     _refuse_twice(runs)
     for step, digest in noted:
         _check_link(runs, step, digest)
-    total = compose(run.statement for run in runs)
+    total = combined({run.name: run.statement for run in runs})
     chosen = min(run.task.privacy.delta for run in runs) if delta is None else delta
     if plot:
         from fedrho import plots
 
-        plots.spent_by_run(plot, [(run.task.name, [entry.rho for entry in run.history.entries]) for run in runs], budget)
+        plots.spent_by_run(plot, [(run.name, [entry.rho for entry in run.history.entries]) for run in runs], budget)
     if json:
         console.print_json(_ledger_json(runs, total, chosen, budget))
     else:
@@ -82,13 +86,12 @@ def ledger(
 
 def _check(path: Path) -> Checked:
     """Raises StoreConflict without a run, HistoryBroken where the history does not hold."""
-    from fedrho.server.chain import check
+    from fedrho.server.chain import check, read_task
     from fedrho.server.store import locate, read_history
-    from fedrho.server.tasks import TaskFile, build_task
 
     history = read_history(locate(path))
-    file = TaskFile.model_validate_json(history.task)
-    return Checked(path, history, file, check(history, build_task(file)))
+    task = read_task(history)
+    return Checked(path, history, task.file, check(history, task))
 
 
 def _refuse_twice(runs: Sequence[Checked]) -> None:
@@ -103,7 +106,7 @@ def _charge_all(runs: Sequence[Checked], budget: Rho) -> None:
     """Raises BudgetExhausted at the first run that does not fit."""
     book = Ledger(budget)
     for run in runs:
-        book = book.charge(f"{run.task.name} in {run.path}", run.statement)
+        book = book.charge(run.name, run.statement)
 
 
 def _noted(text: str) -> tuple[int, bytes]:

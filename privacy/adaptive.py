@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedrho.privacy.mechanism import Mechanism, Sensitivity
-from fedrho.privacy.noise import KeptVector, NoiseNode, NoiseSource, find_kept
+from fedrho.privacy.noise import KeptVector, NoiseMismatch, NoiseNode, NoiseSource, find_kept
 from fedrho.privacy.participation import Participation
 from fedrho.privacy.vectors import LARGEST_CLIP_NORM, SMALLEST_CLIP_NORM, ClippedSum, Grid, IntVector, Released
 from fedrho.privacy.zcdp import gaussian_rho
@@ -124,8 +124,10 @@ class AdaptiveGaussian(Mechanism[AdaptiveState]):
         """The clip norm after the latest release follows from data, not from seeds: it must have been kept."""
         if step == 0:
             return self.init(size)
-        found = find_kept(kept, [_kept_name(step)])
+        found = find_kept(kept, [_kept_name(step)], 2, "f")
         clip_norm, fraction = map(float, found[0].vector)
+        if not SMALLEST_CLIP_NORM <= clip_norm <= LARGEST_CLIP_NORM:
+            raise NoiseMismatch(f"{found[0].name} is not the clip norm that was kept: {clip_norm}")
         return AdaptiveState(step, size, clip_norm, fraction, kept=found)
 
 

@@ -47,6 +47,8 @@ MOST_STEPS = 2**18
 """Noise of so many steps is proved to fit into int64; a stream that goes further is refused."""
 MOST_SINGLE_BANDS = 512
 """Of `optimal_bands` for one participation, where nothing else limits the memory of one vector a band."""
+MOST_BAND_STEPS = 500_000_000
+"""Steps times bands that `optimal_bands` chooses by itself: what it takes about a minute for."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,7 +134,7 @@ class BandedToeplitz(Mechanism[BandedState]):
 
     def restore(self, size: int, step: int, replayed: NoiseSource, kept: Sequence[KeptVector] = ()) -> BandedState:
         names = [_kept_name(earlier) for earlier in range(step, max(0, step - self.bands + 1), -1)]
-        return BandedState(step, size, find_kept(kept, names))
+        return BandedState(step, size, find_kept(kept, names, size, "i"))
 
 
 def _kept_name(step: int) -> str:
@@ -144,13 +146,14 @@ def optimal_bands(
 ) -> tuple[float, ...]:
     """Coefficients that minimise the loss over `steps` steps, by L-BFGS from the square root; the same on every call.
 
-    By default as many bands as the separation allows; for one participation at most 512, which cost 13 % of the largest error,
+    By default as many bands as the separation allows, but no more than keep steps * bands within 5e8; for one participation at most 512, which cost 13 % of the largest error,
     or 5 % of the mean one, at 2,048 steps; a BLT does better in less memory.
     """
     if steps < 1:
         raise ValueError(f"steps must be at least 1, not {steps}")
     repeated = participation.most_times(steps) > 1
-    chosen = bands or (participation.min_separation if repeated else MOST_SINGLE_BANDS)
+    affordable = max(1, MOST_BAND_STEPS // steps)
+    chosen = bands or (min(participation.min_separation, affordable) if repeated else MOST_SINGLE_BANDS)
     chosen = min(chosen, steps)
     if repeated:
         _refuse_overlap(chosen, participation)

@@ -125,7 +125,7 @@ class BufferedToeplitz(Mechanism[BufferedState]):
     def restore(self, size: int, step: int, replayed: NoiseSource, kept: Sequence[KeptVector] = ()) -> BufferedState:
         state, since = self.init(size), step % KEPT_EVERY
         if step > since:
-            found = find_kept(kept, self._kept_names(step - since))
+            found = find_kept(kept, self._kept_names(step - since), size, "f")
             state = BufferedState(step - since, size, tuple(one.vector for one in found), kept=found)
         for _ in range(since):
             _, state = self.next_noise(state, replayed)

@@ -20,6 +20,8 @@ def least_noise_multiplier(sensitivity_squared: float, budget: Rho) -> float:
     """The smallest noise multiplier whose `gaussian_rho` does not exceed `budget`, in floating point too."""
     _check(budget)
     multiplier = math.sqrt(sensitivity_squared / (2.0 * budget))
+    while multiplier > 0 and gaussian_rho(sensitivity_squared, math.nextafter(multiplier, 0.0)) <= budget:
+        multiplier = math.nextafter(multiplier, 0.0)
     while gaussian_rho(sensitivity_squared, multiplier) > budget:
         multiplier = math.nextafter(multiplier, math.inf)
     return multiplier

@@ -18,6 +18,8 @@ from fedrho.privacy.zcdp import gaussian_epsilon
 COMMON = (
     "what a device adds to one round is finite and has an L2 norm of at most the clip norm, checked before it is added",
     "the noise of each node or row is drawn once, by a cryptographic generator, and seen by nobody but the aggregator",
+    "the noise is that of real Gaussians; float64 ones rounded to whole units of a fine grid come close to it",
+    "who takes part, and when, does not depend on the data of a device",
     "the sum is divided by a public constant, never by the number of reports that came",
     "nothing else that depends on the devices' data is published: no losses, counts or norms",
     "rounds beyond those priced here, other runs on the same devices, and settings chosen with their data cost extra",
@@ -32,7 +34,7 @@ def claim(mechanism: Mechanism[Any], rounds: int, participation: Participation) 
         unit=Unit.DEVICE,
         neighbours=Neighbours.ZERO_OUT,
         rho=mechanism.cost(rounds, participation),
-        assumptions=(_kept(participation), f"noise: {mechanism.name}, multiplier {mechanism.noise_multiplier:g}", *COMMON),
+        assumptions=(_kept(participation), f"there are {rounds} rounds with the noise {mechanism.described()}", *COMMON),
         exact=sensitivity.exact,
     )
 

@@ -11,8 +11,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 
-from fedrho.privacy.statement import PrivacyStatement, compose, round_up
+from fedrho.privacy.statement import PrivacyStatement, combined, compose, round_up
 from fedrho.privacy.zcdp import Rho
 
 
@@ -22,14 +23,20 @@ class BudgetExhausted(RuntimeError):
 
 @dataclass(frozen=True)
 class Ledger:
-    """Guarantees: the sum over runs never exceeds `budget`, and no run's price ever falls."""
+    """Guarantees: the sum over runs, correctly rounded, never exceeds `budget`, and no run's price ever falls."""
 
     budget: Rho
     runs: Mapping[str, PrivacyStatement] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        """Raises BudgetExhausted when the runs cost more than the budget, ValueError when they cannot be added."""
         if not (math.isfinite(self.budget) and self.budget > 0):
             raise ValueError(f"a budget must be a finite rho above 0, not {self.budget}")
+        object.__setattr__(self, "runs", MappingProxyType(dict(self.runs)))  # ours alone
+        if self.runs:
+            compose(self.runs.values())
+        if self.spent > self.budget:
+            raise BudgetExhausted(f"rho comes to {round_up(self.spent)}, above the budget {self.budget:g}")
 
     @property
     def spent(self) -> Rho:
@@ -44,16 +51,15 @@ class Ledger:
         before = self.runs.get(run)
         if before is not None and statement.rho < before.rho:
             raise ValueError(f"run {run!r} was charged rho = {before.rho} already; it cannot cost {statement.rho} now")
-        after = replace(self, runs={**self.runs, run: statement})
-        compose(after.runs.values())
-        if after.spent > self.budget:
+        try:
+            return replace(self, runs={**self.runs, run: statement})
+        except BudgetExhausted as error:
             others = math.fsum(part.rho for name, part in self.runs.items() if name != run)
             raise BudgetExhausted(
-                f"run {run!r} would bring rho to {round_up(after.spent)}, above the budget {self.budget:g}; the other runs on "
-                f"these devices have spent {round_up(others)}"
-            )
-        return after
+                f"run {run!r} would bring rho to {round_up(math.fsum((others, statement.rho)))}, above the budget "
+                f"{self.budget:g}; the other runs on these devices have spent {round_up(others)}"
+            ) from error
 
     def statement(self) -> PrivacyStatement:
         """What may be said about all runs together; raises ValueError when there is none."""
-        return compose(self.runs.values())
+        return combined(self.runs)

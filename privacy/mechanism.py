@@ -7,9 +7,10 @@ to the sum happens once, in `release`, for all of them.
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import ClassVar, Generic, Protocol, TypeVar
 
 import numpy as np
@@ -47,6 +48,9 @@ class NoiseState(Protocol):
 
 LARGEST_NODE_STDDEV = 2.0**40
 """In grid units, of one node: sums of all nodes below a tree of 2**18 steps still fit into int64."""
+
+SHOWN_NUMBERS = 8
+"""Of a strategy, in a statement."""
 
 State = TypeVar("State", bound=NoiseState)
 
@@ -112,6 +116,11 @@ class Mechanism(ABC, Generic[State]):
     def restore(self, size: int, step: int, replayed: NoiseSource, kept: Sequence[KeptVector] = ()) -> State:
         """The state after `step` steps, from its live nodes and kept vectors; raises NoiseMismatch when they are not those."""
 
+    def described(self) -> str:
+        """Name, noise multiplier and every number that the price depends on beside steps and participation, for statements."""
+        parts = [f"{part.name} {_shown(getattr(self, part.name))}" for part in fields(self) if part.name != "grid"]
+        return ", ".join([self.name, *parts])
+
     def cost(self, steps: int, participation: Participation) -> Rho:
         return gaussian_rho(self.sensitivity(steps, participation).squared, self.noise_multiplier)
 
@@ -129,3 +138,11 @@ class Mechanism(ABC, Generic[State]):
         """Raises ValueError unless `total` is a sum of what this mechanism asks of clients at the next step."""
         if total.grid != self.grid_at(state) or total.size != state.size + self.counts:
             raise ValueError("the sum does not lie on this mechanism's grid, or has another length")
+
+
+def _shown(value: object) -> str:
+    """Short, but for different values different: of long tuples the first numbers, and a digest of all."""
+    if not isinstance(value, tuple) or len(value) <= SHOWN_NUMBERS:
+        return "none" if value in ((), None) else str(value)
+    first = ", ".join(map(str, value[:SHOWN_NUMBERS]))
+    return f"({first}, ... {len(value)} in all, SHA-256 {hashlib.sha256(repr(value).encode()).hexdigest()[:16]})"

@@ -58,13 +58,19 @@ class KeptVector:
     vector: NDArray[Any] = field(repr=False)
 
 
-def find_kept(kept: Iterable[KeptVector], names: Iterable[str]) -> tuple[KeptVector, ...]:
-    """Those with these names, in that order; raises NoiseMismatch when one is missing."""
+def find_kept(kept: Iterable[KeptVector], names: Iterable[str], size: int, kind: str) -> tuple[KeptVector, ...]:
+    """Those with these names, in that order; raises NoiseMismatch when one is missing, or no such vector at all.
+
+    `kind` is of their numbers, "i" or "f". Whoever stores them keeps their digests too: numbers alone do not look wrong.
+    """
     by_name = {one.name: one for one in kept}
     wanted = tuple(names)
     for name in wanted:
         if name not in by_name:
             raise NoiseMismatch(f"noise after the latest release depends on {name}, which is not stored")
+        vector = by_name[name].vector
+        if vector.shape != (size,) or vector.dtype.kind != kind or not np.isfinite(vector).all():
+            raise NoiseMismatch(f"{name} is not the vector that was kept: {vector.dtype} of shape {vector.shape}, or not finite")
     return tuple(by_name[name] for name in wanted)
 
 

@@ -34,6 +34,7 @@ class Participation:
     def from_days(cls, steps: int, days: float, hours_between: float = 24.0) -> Participation:
         """`steps` steps spread evenly over `days`, each client taking part at most once in any `hours_between`.
 
+        The last day ends before its last instant: in 2 days a client may come at 0 and at 24 hours, not at 48 again.
         A client that comes whenever it may does so at most ceil(days * 24 / hours_between) times. The separation is the number of
         steps in a window of that length, rounded down. Assumes an even pace: where steps came faster than planned, take the
         separation from the log of the run.
@@ -48,6 +49,9 @@ class Participation:
         return cls(max(1, math.ceil(windows)), max(1, min(steps, math.floor(steps / windows))))
 
     def __post_init__(self) -> None:
+        for name in ("max_times", "min_separation"):
+            if not isinstance(getattr(self, name), int) or isinstance(getattr(self, name), bool):
+                raise ValueError(f"{name} must be a whole number, not {getattr(self, name)!r}")
         if self.max_times < 1:
             raise ValueError(f"max_times must be at least 1, not {self.max_times}")
         if self.min_separation < 1:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import TYPE_CHECKING
 
@@ -76,6 +76,18 @@ class PrivacyStatement:
             ("rho", f"{round_up(self.rho)} (zCDP), from {SENSITIVITY[self.exact]}"),
             ("epsilon", f"{round_up(self.epsilon(delta))} at delta = {delta!r}"),
         ]
+
+
+def combined(runs: Mapping[str, PrivacyStatement]) -> PrivacyStatement:
+    """`compose` for runs with names: an assumption that is not every run's says whose it is."""
+    if len(runs) == 1:
+        return compose(runs.values())
+    shared = set.intersection(*(set(part.assumptions) for part in runs.values())) if runs else set()
+    named = [
+        replace(part, assumptions=tuple(text if text in shared else f"{name}: {text}" for text in part.assumptions))
+        for name, part in runs.items()
+    ]
+    return compose(named)
 
 
 def compose(statements: Iterable[PrivacyStatement]) -> PrivacyStatement:

@@ -31,6 +31,8 @@ from fedrho.privacy.participation import Participation
 from fedrho.privacy.tree_sensitivity import Tree, forest_sensitivity
 from fedrho.privacy.vectors import IntVector
 
+MOST_LEAVES = 2**18
+"""Of any tree: what `LARGEST_NODE_STDDEV` has room for."""
 LONGEST_TREE = 2**17
 """Leaves of a tree before a restart; so the noise of its completion stays below what `noise.expand` can hold."""
 
@@ -111,6 +113,8 @@ class BinaryTree(Mechanism[TreeState]):
 
     def next_noise(self, state: TreeState, source: NoiseSource) -> tuple[IntVector, TreeState]:
         tree, leaf = self._position(state.step)
+        if leaf >= MOST_LEAVES:
+            raise ValueError(f"the noise of a tree is proved to fit 64 bits up to {MOST_LEAVES} steps; add a restart")
         if leaf == 0 and state.blocks:
             return self._restart(state, source)
         after = self._grow(state, source, tree, leaf)
@@ -122,15 +126,17 @@ class BinaryTree(Mechanism[TreeState]):
     def _restart(self, state: TreeState, source: NoiseSource) -> tuple[IntVector, TreeState]:
         """The first step after a completed tree, which changes the noise of its prefix from N to that of the root."""
         tree, _ = self._position(state.step)
-        root, node = self._complete(state, source, tree - 1)
+        height = Tree(self.restarts[tree - 1], completed=True).height
+        if state.blocks[0].height == height:  # complete without virtual leaves
+            return self.next_noise(TreeState(state.step, state.size), source)
+        root, node = self._complete(state, source, tree - 1, height)
         noise, after = self.next_noise(TreeState(state.step, state.size), source)
         noise += root
         noise -= state.prefix
         return noise, replace(after, drawn=(node, *after.drawn))
 
-    def _complete(self, state: TreeState, source: NoiseSource, tree: int) -> tuple[IntVector, NoiseNode]:
-        """Noise of the root over the blocks of `state` and as many virtual leaves as it takes."""
-        height = Tree(self.restarts[tree], completed=True).height
+    def _complete(self, state: TreeState, source: NoiseSource, tree: int, height: int) -> tuple[IntVector, NoiseNode]:
+        """Noise of the root of this height over the blocks of `state` and as many virtual leaves as it takes."""
         added = _squared_weights(height) - sum(_squared_weights(block.height) for block in state.blocks)
         root, node = source.draw(f"tree.{tree}.completion", state.size, self.stddev * math.sqrt(added))
         for block in state.blocks:
@@ -188,7 +194,7 @@ class BinaryTree(Mechanism[TreeState]):
         if leaf == 0 and tree > 0 and self.completed:
             tree, leaf = tree - 1, self.restarts[tree - 1]
         since = leaf % 2**KEPT_HEIGHT
-        state = TreeState(step - since, size, _restacked(tree, leaf - since, kept))
+        state = TreeState(step - since, size, _restacked(tree, leaf - since, size, kept))
         for _ in range(since):
             _, state = self.next_noise(state, replayed)
         return state
@@ -207,13 +213,13 @@ def _stacked(blocks: Sequence[Block], name: str, height: int, scaled: IntVector)
     return (*blocks, Block(name, height, scaled, prefix))
 
 
-def _restacked(tree: int, leaves: int, kept: Sequence[KeptVector]) -> tuple[Block, ...]:
+def _restacked(tree: int, leaves: int, size: int, kept: Sequence[KeptVector]) -> tuple[Block, ...]:
     """The stack over the first `leaves` leaves of a tree, a multiple of 2**KEPT_HEIGHT; raises NoiseMismatch."""
     blocks: tuple[Block, ...] = ()
     start = 0
     for height in reversed(range(leaves.bit_length())):
         if leaves >> height & 1:
-            (found,) = find_kept(kept, [_node_name(tree, height, start)])
+            (found,) = find_kept(kept, [_node_name(tree, height, start)], size, "i")
             blocks = _stacked(blocks, found.name, height, found.vector)
             start += 2**height
     return blocks

@@ -18,9 +18,10 @@ import grpc
 from fedrho.privacy.noise import SystemNoise
 from fedrho.privacy.vectors import FloatVector
 from fedrho.protos.messages import ID_BYTES
+from fedrho.server.chain import check
 from fedrho.server.coordinator import Coordinator, Surroundings, open_run
 from fedrho.server.service import OPTIONS, DeviceService
-from fedrho.server.store import SqliteStore
+from fedrho.server.store import SqliteStore, read_history
 from fedrho.server.tasks import Task
 
 ADDRESS = "server.json"
@@ -62,8 +63,8 @@ class Listener:
 async def serve(task: Task, folder: Path, host: str, port: int, listener: Listener, tls: ServerTls | None = None) -> Coordinator:
     """Runs until every step is released, or until SIGINT or SIGTERM; either way the folder can be continued.
 
-    Raises PortBusy before anything is written, and what `SqliteStore` and `open_run` raise. An error in a release stops
-    the server: it never goes on from a state that it is not sure of.
+    Raises PortBusy before anything is written, what `SqliteStore` and `open_run` raise, and HistoryBroken. An error in a release
+    stops the server: it never goes on from a state that it is not sure of.
     """
     server = grpc.aio.server(options=OPTIONS, maximum_concurrent_rpcs=4096)
     address = _bind(server, host, port, tls)
@@ -83,6 +84,7 @@ async def _run(
     clock = steady_clock()
     around = Surroundings(SystemNoise(), store, lambda: os.urandom(ID_BYTES))
     coordinator = open_run(task, around, lambda: initial_weights(task), clock())
+    check(read_history(store.folder), task)
     service = DeviceService(coordinator, clock, released)
     server.add_generic_rpc_handlers((service.handlers(),))
     await server.start()

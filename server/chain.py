@@ -17,13 +17,14 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
+from fedrho.models.zoo import UnknownModel
 from fedrho.privacy.ledger import BudgetExhausted
 from fedrho.privacy.noise import NoiseNode
 from fedrho.privacy.statement import PrivacyStatement
 from fedrho.privacy.vectors import IntVector
 from fedrho.privacy.zcdp import Rho
 from fedrho.server.ledger import Charge, charge, same_price, statement
-from fedrho.server.tasks import Task
+from fedrho.server.tasks import Task, TaskError, TaskFile, build_task
 
 
 class HistoryBroken(ValueError):
@@ -34,8 +35,8 @@ class HistoryBroken(ValueError):
 class Entry:
     """One release, as it is chained. Digests are SHA-256.
 
-    `nodes` are pairs of name and digest of the noise that was drawn, in that order; `kept` the same of the vectors of noise that
-    were written down with this step, by name.
+    `nodes` are pairs of name and digest of the noise that was drawn, in that order; `kept` are name, type and digest of the
+    vectors of noise that were written down with this step, by name.
     """
 
     step: int
@@ -46,7 +47,7 @@ class Entry:
     opened_at: float
     committed_at: float
     nodes: tuple[tuple[str, bytes], ...]
-    kept: tuple[tuple[str, bytes], ...] = ()
+    kept: tuple[tuple[str, str, bytes], ...] = ()
 
     def link(self, before: bytes) -> bytes:
         """The SHA-256 that ties this entry to all before it."""
@@ -71,24 +72,45 @@ def first_link(run: bytes, task: str) -> bytes:
     return hashlib.sha256(run + hashlib.sha256(task.encode()).digest()).digest()
 
 
+def read_task(history: History) -> Task:
+    """The task that the history began with; raises HistoryBroken when its text is another by now, or not a task."""
+    start = first_link(history.run, history.task)
+    if not history.entries or _linked(history.entries[0], start) != history.links[0]:
+        raise HistoryBroken("step 0: its link does not follow from run and task; one of them, or the start, was changed")
+    try:
+        return build_task(TaskFile.model_validate_json(history.task))
+    except (TaskError, UnknownModel, ValueError) as error:
+        raise HistoryBroken(f"its task cannot be read: {str(error).splitlines()[0]}") from error
+
+
 def check(history: History, task: Task) -> PrivacyStatement:
     """The statement, derived anew from the entries; raises HistoryBroken at the first step that does not hold."""
+    if not history.entries:
+        raise HistoryBroken("no step is stored")
     before = first_link(history.run, history.task)
     expected = _names(task, len(history.entries))
     for number, (entry, link, names) in enumerate(zip(history.entries, history.links, expected, strict=True)):
-        before = entry.link(before)
+        before = _linked(entry, before)
         if entry.step != number:
             raise HistoryBroken(f"step {number} is missing: the next one stored is step {entry.step}")
         if link != before:
             raise HistoryBroken(f"step {number}: its link does not follow; this entry or one before it was changed")
         _check_price(entry, task)
-        if ([name for name, _ in entry.nodes], [name for name, _ in entry.kept]) != names:
+        if ([name for name, _ in entry.nodes], [name for name, *_ in entry.kept]) != names:
             raise HistoryBroken(f"step {number}: its noise nodes or kept vectors are not those of the mechanism there")
     _check_digests(history.entries)
-    if history.published_step >= len(history.links) or history.links[history.published_step] != history.published_link:
+    known = 0 <= history.published_step < len(history.links)
+    if not known or history.links[history.published_step] != history.published_link:
         raise HistoryBroken(f"step {history.published_step} was published with another link than the one stored")
     latest = history.entries[-1]
     return statement(task, Charge(latest.step, Rho(latest.rho)))
+
+
+def _linked(entry: Entry, before: bytes) -> bytes:
+    try:
+        return entry.link(before)
+    except (TypeError, ValueError) as error:
+        raise HistoryBroken(f"step {entry.step}: holds something else than numbers and digests ({error})") from error
 
 
 def _check_price(entry: Entry, task: Task) -> None:

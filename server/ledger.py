@@ -47,6 +47,7 @@ def statement(task: Task, latest: Charge) -> PrivacyStatement:
         assumptions=(
             f"each device takes part in at most {limits.max_times} steps, any two of them at least {limits.min_separation} "
             f"apart (difference of step numbers), kept by {kept_by}",
+            f"{latest.step} of {task.file.steps} steps were released, with the noise {task.mechanism.described()}",
             "no device's history and no store was copied, restored from a backup or deleted",
             "a person with c devices is protected c**2 times weaker in rho",
             "other runs on the same devices, not counted here, add their rho",

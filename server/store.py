@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from fedrho.privacy.noise import KeptVector, NoiseNode
 from fedrho.privacy.zcdp import Rho
-from fedrho.server.chain import Entry, History, first_link
+from fedrho.server.chain import Entry, History, HistoryBroken, first_link
 from fedrho.server.ledger import Charge
 from fedrho.server.release import Commit, StoreConflict, Stored
 from fedrho.server.tasks import Task, TaskFile
@@ -236,7 +236,7 @@ class SqliteStore:
             opened_at=commit.opened_at,
             committed_at=commit.committed_at,
             nodes=tuple((node.name, node.digest) for node in commit.drawn),
-            kept=tuple((row["name"], row["sha256"]) for row in vectors),
+            kept=tuple((row["name"], row["dtype"], row["sha256"]) for row in vectors),
         )
         link = entry.link(before)
         row = {column.name: getattr(entry, column.name) for column in releases.c if column.name != "link"}
@@ -287,7 +287,7 @@ def _read_published(folder: Path) -> tuple[bytes, int, bytes]:
     try:
         published = json.loads((folder / PUBLISHED).read_text())
         return bytes.fromhex(published["run"]), int(published["step"]), bytes.fromhex(published["link"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise StoreConflict(f"{folder}: {PUBLISHED} is missing or damaged, so what was published is unknown") from error
 
 
@@ -344,16 +344,22 @@ def read_history(folder: Path) -> History:
     with _as_conflict(folder), _engine(folder / DATABASE, "ro").connect() as connection:
         if connection.exec_driver_sql("PRAGMA user_version").scalar() != SCHEMA_VERSION:
             raise StoreConflict(f"{folder}: written by another version of fedrho, or not complete yet")
-        run = connection.execute(sa.select(runs)).one()
+        found = connection.execute(sa.select(runs)).all()
+        if len(found) != 1:
+            raise StoreConflict(f"{folder}: holds {len(found)} runs, not one")
+        (run,) = found
         rows = connection.execute(sa.select(releases).order_by(releases.c.step)).all()
         nodes: dict[int, list[tuple[str, bytes]]] = {}
         for node in connection.execute(sa.select(noise_nodes).order_by(sa.text("rowid"))):
             nodes.setdefault(node.step, []).append((node.name, node.digest))
-        kept: dict[int, list[tuple[str, bytes]]] = {}
+        kept: dict[int, list[tuple[str, str, bytes]]] = {}
         for vector in connection.execute(sa.select(noise_vectors).order_by(noise_vectors.c.name)):
-            kept.setdefault(vector.step, []).append((vector.name, vector.sha256))
+            kept.setdefault(vector.step, []).append((vector.name, vector.dtype, vector.sha256))
     if there != run.run:
         raise StoreConflict(f"{folder}: {PUBLISHED} is about another run")
+    strangers = {*nodes, *kept} - {row.step for row in rows}
+    if strangers:
+        raise HistoryBroken(f"{folder}: holds noise of step {min(strangers)}, which was never released")
     fields = [column.name for column in releases.c if column.name != "link"]
     return History(
         run=run.run,
@@ -420,7 +426,10 @@ def _differences(prefix: str, there: Any, here: Any) -> Iterator[str]:
 
 def _engine(path: Path, mode: str) -> sa.Engine:
     """SQLite as it should be: WAL, written through at every commit, erased pages overwritten, writers begin immediately."""
-    url = sa.URL.create("sqlite+pysqlite", database=f"file:{quote(str(path))}", query={"mode": mode, "uri": "true"})
+    query = {"mode": mode, "uri": "true"}
+    if mode == "ro" and not os.access(path.parent, os.W_OK) and not path.with_name(f"{path.name}-wal").exists():
+        query["immutable"] = "1"  # whoever may only read cannot make SQLite's own files beside it
+    url = sa.URL.create("sqlite+pysqlite", database=f"file:{quote(str(path))}", query=query)
     engine = sa.create_engine(url, poolclass=sa.NullPool)
 
     @sa.event.listens_for(engine, "connect")

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import pytest
 from scipy.special import ndtr
 
+from fedrho.privacy.banded import BandedToeplitz
+from fedrho.privacy.blt import BufferedToeplitz
 from fedrho.privacy.claims import COMMON, claim, in_words, sampled_assumptions
 from fedrho.privacy.independent import IndependentGaussian
 from fedrho.privacy.participation import Participation
@@ -20,6 +23,10 @@ from fedrho.privacy.zcdp import Rho, epsilon, gaussian_epsilon
 GRID = Grid(1.0)
 
 
+def square_root(bands: int) -> tuple[float, ...]:
+    return tuple(map(float, square_root_coefficients(bands)))
+
+
 def of(rho: float) -> PrivacyStatement:
     return PrivacyStatement(Unit.DEVICE, Neighbours.ZERO_OUT, Rho(rho), ())
 
@@ -28,6 +35,34 @@ def test_a_claim_has_the_price_of_the_mechanism_and_its_unit() -> None:
     statement = claim(BinaryTree(GRID, 7.0), 2000, Participation(6, 314))
     assert statement.rho == 79 / 98
     assert (statement.unit, statement.neighbours, statement.exact) == (Unit.DEVICE, Neighbours.ZERO_OUT, True)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ((BinaryTree(GRID, 7.0), 2000), (BinaryTree(GRID, 7.0), 1000)),
+        ((BinaryTree(GRID, 7.0), 2000), (BinaryTree(GRID, 7.0, (500, 500)), 2000)),
+        ((BinaryTree(GRID, 7.0, (500, 600)), 2000), (BinaryTree(GRID, 7.0, (500, 600), True), 2000)),
+        ((BinaryTree(GRID, 7.0), 2000), (BinaryTree(GRID, 7.0000001), 2000)),
+        ((BufferedToeplitz(GRID, 7.0, (0.9,), (0.01,)), 2000), (BufferedToeplitz(GRID, 7.0, (0.99,), (0.9,)), 2000)),
+        ((BandedToeplitz(GRID, 7.0, square_root(30)), 2000), (BandedToeplitz(GRID, 7.0, square_root(29)), 2000)),
+    ],
+)
+def test_a_statement_says_all_that_its_price_depends_on(one: tuple[Any, int], other: tuple[Any, int]) -> None:
+    statements = [claim(mechanism, rounds, Participation(2, 314)) for mechanism, rounds in (one, other)]
+    assert statements[0].rho != statements[1].rho
+    assert statements[0].assumptions != statements[1].assumptions
+
+
+def test_a_long_strategy_is_told_by_its_digest() -> None:
+    (said,) = [
+        text
+        for text in claim(BandedToeplitz(GRID, 7.0, square_root(30)), 100, Participation(2, 50)).assumptions
+        if "noise b" in text
+    ]
+    assert "(1.0, 0.5, 0.375, " in said
+    assert "... 30 in all, SHA-256 " in said
+    assert len(said) < 300
 
 
 @pytest.mark.parametrize(

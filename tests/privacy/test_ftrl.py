@@ -87,7 +87,9 @@ def prefix_noise(tree: BinaryTree, steps: int, source: SeededNoise, size: int) -
             weights = [2.0 ** int(name.split(".")[2]) for name in nodes]
             leaves = 1 << one.height
             added = leaves * (2 * leaves - 1) - sum(weight**2 for weight in weights)
-            root = np.array(weights) @ drawn + replay(noise[f"tree.{i}.completion"], size, tree.stddev * math.sqrt(added))
+            root = np.array(weights) @ drawn
+            if added:
+                root = root + replay(noise[f"tree.{i}.completion"], size, tree.stddev * math.sqrt(added))
             frozen = frozen + root / (2 * leaves - 1)
         else:
             frozen = frozen + prefixes[-1]

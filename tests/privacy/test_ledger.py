@@ -72,9 +72,23 @@ def test_other_units_and_neighbours_are_refused() -> None:
 
 def test_the_statement_is_about_all_runs_and_names_every_assumption() -> None:
     whole = Ledger(Rho(1.0)).charge("a", priced(0.25)).charge("b", priced(0.5)).statement()
-    assert (whole.rho, whole.assumptions) == (0.75, ("costs 0.25", "costs 0.5"))
+    assert (whole.rho, whole.assumptions) == (0.75, ("a: costs 0.25", "b: costs 0.5"))
+    alike = Ledger(Rho(1.0)).charge("a", priced(0.25)).charge("b", priced(0.25)).statement()
+    assert (alike.rho, alike.assumptions) == (0.5, ("costs 0.25",))
+    assert Ledger(Rho(1.0)).charge("a", priced(0.25)).statement() == priced(0.25)
     with pytest.raises(ValueError, match="one unit"):
         Ledger(Rho(1.0)).statement()
+
+
+def test_a_ledger_cannot_be_made_or_changed_into_an_overspent_one() -> None:
+    with pytest.raises(BudgetExhausted, match="above the budget 1"):
+        Ledger(Rho(1.0), {"a": priced(5.0)})
+    outside = {"a": priced(0.5)}
+    ledger = Ledger(Rho(1.0), outside)
+    outside["a"] = priced(9.0)
+    assert ledger.spent == 0.5
+    with pytest.raises(TypeError):
+        ledger.runs["a"] = priced(9.0)  # type: ignore[index]
 
 
 @pytest.mark.parametrize("budget", [0.0, -1.0, math.nan, math.inf])

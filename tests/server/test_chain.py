@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
+import os
+import signal
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -15,7 +18,7 @@ import pytest
 
 from fedrho.privacy.statement import PrivacyStatement
 from fedrho.privacy.vectors import ClippedSum
-from fedrho.server.chain import Entry, HistoryBroken, check, first_link
+from fedrho.server.chain import Entry, HistoryBroken, check, first_link, read_task
 from fedrho.server.coordinator import Coordinator
 from fedrho.server.release import Attempt, StoreConflict
 from fedrho.server.store import SqliteStore, read_history
@@ -157,6 +160,66 @@ def test_steps_beyond_the_plan_are_refused(tmp_path: Path, make_engine: MakeEngi
     links = rechained(history.run, history.task, entries)
     with pytest.raises(HistoryBroken, match="priced for 4 steps"):
         check(replace(history, entries=tuple(entries), links=links), make_task())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("UPDATE releases SET rho = 9e999 WHERE step = 2", "step 2: holds something else"),
+        ("UPDATE releases SET attempt = 9e999 WHERE step = 0", "step 0: holds something else"),
+        ("UPDATE releases SET weights_sha256 = 1.5 WHERE step = 2", "step 2"),
+        ("DELETE FROM releases", "noise of step 1, which was never released|no step is stored|step 0"),
+        ("DELETE FROM runs", "holds 0 runs"),
+        ("INSERT INTO runs VALUES (x'01', '{}', x'02', 0)", "holds 2 runs"),
+        ("UPDATE runs SET task = 'garbage'", "step 0: its link does not follow"),
+        ("UPDATE runs SET task = replace(task, '\"steps\":4', '\"steps\":5')", "step 0: its link does not follow"),
+        ("INSERT INTO noise_nodes VALUES ('x', 99, NULL, x'01')", "noise of step 99"),
+        ("INSERT INTO noise_vectors VALUES ('x', 99, '<i8', x'01', 0)", "noise of step 99"),
+    ],
+)
+def test_no_tampering_ends_in_anything_but_one_clear_sentence(
+    change: str, message: str, tmp_path: Path, make_engine: MakeEngine
+) -> None:
+    run(tmp_path, make_engine, 4)
+    with database(tmp_path) as opened:
+        opened.execute("PRAGMA foreign_keys = OFF")
+        opened.execute(change)
+
+    def read_and_check() -> PrivacyStatement:
+        history = read_history(tmp_path)
+        return check(history, read_task(history))
+
+    with pytest.raises((HistoryBroken, StoreConflict), match=message):
+        read_and_check()
+
+
+@pytest.mark.parametrize("step", ["-1", "Infinity", "1e999", "99", "null"])
+def test_a_published_step_that_never_was_is_refused(
+    step: str, tmp_path: Path, make_engine: MakeEngine, make_task: MakeTask
+) -> None:
+    run(tmp_path, make_engine, 4)
+    published = tmp_path / "published.json"
+    published.write_text(published.read_text().replace('"step": 4', f'"step": {step}'))
+    with pytest.raises((HistoryBroken, StoreConflict), match="published"):
+        check(read_history(tmp_path), make_task())
+
+
+def test_a_chain_starts_and_ends_a_server(tmp_path: Path, make_task: MakeTask) -> None:
+    """A server that continues a run checks its history first; `serve` is told by the history of an old step."""
+    from fedrho.server.app import Listener, serve
+
+    task = make_task(**{"goal = 3": "goal = 1", "population = 12": "population = 40"})
+
+    async def start() -> None:
+        stopping = Listener(lambda address, coordinator: os.kill(os.getpid(), signal.SIGTERM), lambda coordinator: None)
+        await serve(task, tmp_path / "run", "127.0.0.1", 0, stopping)
+
+    asyncio.run(start())
+    asyncio.run(start())
+    with database(tmp_path / "run") as opened:
+        opened.execute("UPDATE releases SET opened_at = 1.5 WHERE step = 0")
+    with pytest.raises(HistoryBroken, match="step 0"):
+        asyncio.run(start())
 
 
 def test_a_folder_without_a_run_is_a_clear_error(tmp_path: Path) -> None:

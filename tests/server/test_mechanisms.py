@@ -68,7 +68,7 @@ def test_a_run_of_any_mechanism_can_be_checked(lines: str, tmp_path: Path, make_
         engine = make_engine(store=store, **with_privacy(lines))
         advance(engine, 100)
     history = read_history(tmp_path)
-    kept = [name for entry in history.entries for name, _ in entry.kept]
+    kept = [name for entry in history.entries for name, *_ in entry.kept]
     assert len(kept) == len(set(kept))
     assert bool(kept) == ("restarts" not in lines)  # whose trees have fewer than 64 leaves
     for broken in _with_other_vectors(history):
@@ -83,8 +83,8 @@ def _with_other_vectors(history: History) -> Iterator[History]:
     """The same with one kept vector's digest, or all of a step's vectors, gone."""
     for number, entry in enumerate(history.entries):
         if entry.kept:
-            (name, _), *others = entry.kept
-            for kept in (((name, b"x" * 32), *others), ()):
+            (name, dtype, digest), *others = entry.kept
+            for kept in (((name, dtype, b"x" * 32), *others), ((name, "<u8", digest), *others), ()):
                 entries = [*history.entries[:number], replace(entry, kept=kept), *history.entries[number + 1 :]]
                 yield replace(history, entries=tuple(entries))
             return
