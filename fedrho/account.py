@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from rich.table import Table
 
 from fedrho import console
-from fedrho.account_options import Budget, Kind, Run, Shape, build, check_delta, check_picture, check_positive
+from fedrho.account_options import EVERY_HOURS, Budget, Goal, Kind, Run, Shape, build, check_delta, check_picture, check_positive
 from fedrho.console import BadInput
 from fedrho.gathered import gathered
 from fedrho.privacy.banded import BandedToeplitz
@@ -91,7 +91,7 @@ def spend(
         raise BadInput("--sampling-enforced-by: says who enforces --sampling-rate, which is not given")
     steps, participation = run.steps, run.participation
     noisy = with_noise(build(mechanism, run, shape), noise_multiplier)
-    statement = _priced(noisy, steps, participation)
+    statement = _priced(noisy, run, steps)
     if plot:
         from fedrho import plots
 
@@ -141,12 +141,15 @@ def _spend_sampled(
             f"--sampling-rate: amplification is proved for independent noise, not {kind.value}; add --mechanism independent"
         )
     build(kind, run, shape)  # refuses the options of other mechanisms
-    for name, value in (
-        ("--max-participations", run.max_participations),
-        ("--min-separation", run.min_separation),
-        ("--days", run.days),
+    run.check_population()
+    for name, given in (
+        ("--max-participations", run.max_participations is not None),
+        ("--min-separation", run.min_separation is not None),
+        ("--days", run.days is not None),
+        ("--every-hours", run.every_hours != EVERY_HOURS),
+        ("--cyclic", run.cyclic),
     ):
-        if value is not None:
+        if given:
             raise BadInput(f"{name}: with --sampling-rate each device may come in every round; leave it out")
     check_positive("--sampling-rate", rate, most=1.0)
     check_positive("--noise-multiplier", noise_multiplier, *SAMPLED_NOISE)
@@ -154,8 +157,14 @@ def _spend_sampled(
         sampled = SampledGaussian(noise_multiplier, PoissonSampling(rate, enforced_by), run.steps)
     except SamplingNotEnforced as error:
         raise BadInput(f"--sampling-enforced-by: {error}") from error
-    with console.working("computing the privacy loss distribution"):
-        values = _sampled_json(sampled, delta)
+    try:
+        with console.working("computing the privacy loss distribution"):
+            values = _sampled_json(sampled, delta)
+    except MemoryError as error:
+        raise BadInput(
+            f"--noise-multiplier: with {noise_multiplier:g} over {run.steps} rounds the privacy loss distribution does not fit "
+            "into memory; such a run has hardly any privacy, so take more noise, or fewer --rounds"
+        ) from error
     if json:
         console.print_json(values)
         return
@@ -213,6 +222,8 @@ def calibrate(
     """
     steps, participation, limit = run.steps, run.participation, budget.limit
     check_delta(budget.delta, run.devices)
+    if toml and (json or find is not Find.noise):
+        raise BadInput("--toml: prints the noise that --find noise finds, for a task file; leave out --json and --find")
     for name, value, needed_by in (
         ("--noise-multiplier", noise_multiplier, Find.rounds),
         ("--mean-noise", mean_noise, Find.cohort),
@@ -235,7 +246,7 @@ def calibrate(
         raise BadInput(f"{budget.name}: {limit:g} of rho cannot be kept by this run ({error})") from error
     if steps == 0:
         raise BadInput(f"--noise-multiplier: {noisy.noise_multiplier:g} is too little for one round; find the noise instead")
-    statement = _priced(noisy, steps, participation)
+    statement = _priced(noisy, run, steps)
     if plot:
         from fedrho import plots
 
@@ -243,8 +254,6 @@ def calibrate(
     if json:
         console.print_json(_calibrate_json(noisy, steps, participation, statement, budget.delta, cohort))
         return
-    if toml and (json or find is not Find.noise):
-        raise BadInput("--toml: prints the noise that --find noise finds, for a task file; leave out --json and --find")
     if toml:
         console.print_plain(_task_lines(mechanism, noisy, limit, budget.delta))
         return
@@ -295,6 +304,8 @@ def compare(
     """
     steps, participation = run.steps, run.participation
     check_positive("--rho", rho)
+    if shape.objective is Goal.max and not any(map(shape.optimised, Kind)):
+        raise BadInput("--objective: both strategies are given, by --square-root and by --decay; leave it out")
     mechanisms = {kind.value: build(kind, *_only(kind, run, shape)) for kind in Kind}
     losses = {name: _losses(mechanism, steps, participation, rho) for name, mechanism in mechanisms.items()}
     bound = lower_bound(steps, participation)
@@ -310,19 +321,21 @@ def compare(
     table = Table("mechanism", "rmse loss", "max loss", "over the bound", "noise multiplier", "vectors kept", box=None)
     for name, row in losses.items():
         ratio = f"{row['rmse_loss'] / bound:.2f} x"
-        noise, vectors = f"{row['noise_multiplier']:.4g}", str(row["vectors"])
+        noise, vectors = round_up(row["noise_multiplier"]), str(row["vectors"])
         table.add_row(name, f"{row['rmse_loss']:.5g}", f"{row['max_loss']:.5g}", ratio, noise, vectors)
     console.out.print(table, highlight=False)
     console.out.print(
         "loss: noise of a running sum at rho = 1/2, in clip norms: root mean square over the rounds, and largest. No "
-        f"factorisation is below {bound:.5g}. Noise multipliers are for rho = {rho:g}.",
+        f"factorisation is below {round_down(bound)}. Noise multipliers are for rho = {rho:g}.",
         highlight=False,
     )
 
 
 def _only(kind: Kind, run: Run, shape: Shape) -> tuple[Run, Shape]:
     """Of the options of all mechanisms, those of this one."""
-    kept = {name: getattr(shape, name) for name in (*OWN[kind], "objective")}
+    kept = {name: getattr(shape, name) for name in OWN[kind]}
+    if shape.optimised(kind):
+        kept["objective"] = shape.objective
     return (run if kind is Kind.tree else replace(run, rounds=run.steps, restarts=None)), Shape(**kept)
 
 
@@ -458,8 +471,7 @@ def explain(
     """
     check_delta(delta, run.devices)
     check_positive("--noise-multiplier", noise_multiplier)
-    steps, participation = run.steps, run.participation
-    statement = _priced(with_noise(build(mechanism, run, shape), noise_multiplier), steps, participation)
+    statement = _priced(with_noise(build(mechanism, run, shape), noise_multiplier), run, run.steps)
     paragraphs = in_words(statement, delta)
     if plot:
         from fedrho import plots
@@ -479,11 +491,19 @@ def with_noise(mechanism: Mechanism[Any], noise_multiplier: float) -> Mechanism[
         raise BadInput(f"--noise-multiplier: {error}") from error
 
 
-def _priced(mechanism: Mechanism[Any], rounds: int, participation: Participation) -> PrivacyStatement:
+def _priced(mechanism: Mechanism[Any], run: Run, rounds: int) -> PrivacyStatement:
+    """The claim about the first `rounds` of the run; limits that come from days rest on an even pace, so it says that, too."""
     try:
-        return claim(mechanism, rounds, participation)
+        statement = claim(mechanism, rounds, run.participation)
     except ValueError as error:
         raise BadInput(str(error)) from error
+    if run.days is None:
+        return statement
+    pace = f"the rounds are spread evenly over {run.days:g} days"
+    if rounds != run.steps:
+        pace = f"the rounds come at an even pace of {run.steps} in {run.days:g} days"
+    even = f"{pace}; where they came faster, the separation is smaller than said"
+    return replace(statement, assumptions=(*statement.assumptions, even))
 
 
 def _needed(name: str, value: float | None, find: Find) -> float:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import typer
@@ -16,12 +17,21 @@ from fedrho.account import DeltaOption, JsonOption, MechanismOption, NoiseOption
 from fedrho.account_options import Kind, Run, Shape, build, check_between, check_delta, check_positive
 from fedrho.console import BadInput
 from fedrho.gathered import gathered
+from fedrho.privacy.mechanism import Mechanism
 from fedrho.privacy.statement import round_up
+from fedrho.privacy.vectors import Grid
 from fedrho.privacy.zcdp import Rho
 
 if TYPE_CHECKING:
     from fedrho.privacy.auditing.audit import AuditReport
     from fedrho.privacy.auditing.membership import MembershipReport
+
+
+LEAST_NOISE = 1e-3
+"""Of an audit: with less, the rounding of the canaries to the grid shows beside the noise."""
+SMALLEST_SIZE, MOST_SIZE = 1000, 200_000
+FEWEST_CANARIES, MOST_CANARIES = 100, 100_000
+CONFIDENCE = (0.5, 0.999999)
 
 
 class AuditFailed(RuntimeError):
@@ -35,8 +45,8 @@ def audit(
     noise_multiplier: NoiseOption,
     mechanism: MechanismOption = Kind.tree,
     delta: DeltaOption = 1e-6,
-    canaries: Annotated[int, typer.Option(min=100, help="Clients whose participation is to be guessed.")] = 1000,
-    size: Annotated[int, typer.Option(min=1000, help="Coordinates of the simulated model.")] = 10_000,
+    canaries: Annotated[int, typer.Option(help="Clients whose participation is to be guessed.")] = 1000,
+    size: Annotated[int, typer.Option(help="Coordinates of the simulated model.")] = 10_000,
     confidence: Annotated[float, typer.Option(help="Of each interval that is shown.")] = 0.95,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the canaries; never of the noise.")] = 0,
     json: JsonOption = False,
@@ -51,9 +61,12 @@ def audit(
     from fedrho.privacy.noise import SystemNoise
 
     check_delta(delta, run.devices)
-    check_positive("--noise-multiplier", noise_multiplier)
+    check_positive("--noise-multiplier", noise_multiplier, LEAST_NOISE)
+    check_between("--size", size, SMALLEST_SIZE, MOST_SIZE)
+    check_between("--canaries", canaries, FEWEST_CANARIES, min(MOST_CANARIES, size))
+    check_positive("--confidence", confidence, *CONFIDENCE)
     check_between("--rounds", run.steps, 1, attacks.MOST_STEPS)
-    noisy = with_noise(build(mechanism, run, shape), noise_multiplier)
+    noisy = _on_a_fine_grid(with_noise(build(mechanism, run, shape), noise_multiplier))
     try:
         settings = attacks.Settings(canaries=canaries, size=size, confidence=confidence, seed=seed)
         with console.working(f"attacking {run.steps} rounds with {canaries} canaries"):
@@ -71,6 +84,16 @@ def audit(
         _print_audit(report, findings)
     if report.contradicts_claim or findings:
         raise AuditFailed(f"the claim does not hold: {'; '.join([*report.contradictions, *findings])}")
+
+
+def _on_a_fine_grid(mechanism: Mechanism[Any]) -> Mechanism[Any]:
+    """The same on the grid that tasks use, or on the finest that has room for the noise: a coarse one rounds canaries away."""
+    for bits in range(Grid(1.0).bits, 1, -1):
+        try:
+            return replace(mechanism, grid=Grid(1.0, bits))
+        except ValueError:
+            continue
+    return mechanism
 
 
 def _measured(report: AuditReport) -> list[tuple[str, float, float, float, float]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
@@ -11,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from fedrho.console import BadInput, working
-from fedrho.privacy.banded import BandedToeplitz, optimal_bands
+from fedrho.privacy.banded import MOST_BAND_STEPS, BandedToeplitz, optimal_bands
 from fedrho.privacy.blt import BufferedToeplitz
 from fedrho.privacy.blt_optimal import optimal_buffers
 from fedrho.privacy.independent import IndependentGaussian
@@ -26,6 +27,8 @@ MOST_ROUNDS = 1_000_000
 GRID = Grid(1.0, bits=1)
 """No price depends on it; the coarsest has room for the most noise."""
 PICTURES = (".png", ".svg", ".pdf")
+EVERY_HOURS = 24.0
+"""Between two participations of a device, where days are given and no hours."""
 RUN = "The run"
 MECHANISM = "The mechanism"
 BUDGET = "The budget"
@@ -80,7 +83,7 @@ class Run:
     ] = None
     every_hours: Annotated[
         float, typer.Option(help="With --days: each device takes part at most once in so many hours.", rich_help_panel=RUN)
-    ] = 24.0
+    ] = EVERY_HOURS
     devices: Annotated[
         int | None, typer.Option(help="Devices of the population, to check that the run is possible.", rich_help_panel=RUN)
     ] = None
@@ -118,7 +121,7 @@ class Run:
     def participation(self) -> Participation:
         """Raises BadInput where the limits are missing, contradict one another or the run."""
         steps = self.steps
-        if self.days is None and self.every_hours != 24.0:
+        if self.days is None and self.every_hours != EVERY_HOURS:
             raise BadInput("--every-hours: needs --days; add it, or leave it out")
         if self.days is not None:
             found = self._from_days(self.days)
@@ -152,14 +155,20 @@ class Run:
             check_positive(name, value, 1e-6, 1e6)
         return Participation.from_days(self.steps, days, self.every_hours)
 
-    def _check_reachable(self, participation: Participation) -> None:
-        """Refuses a run that its population could not give."""
+    def check_population(self) -> None:
+        """Refuses a population without a cohort, and a cohort that is larger than it."""
         if self.devices is None and self.cohort is None:
             return
         if self.devices is None or self.cohort is None:
             raise BadInput("--devices and --cohort: give both, or none")
         check_between("--devices", self.devices, 1)
         check_between("--cohort", self.cohort, 1, self.devices)
+
+    def _check_reachable(self, participation: Participation) -> None:
+        """Refuses a run that its population could not give."""
+        self.check_population()
+        if self.devices is None or self.cohort is None:
+            return
         window = min(participation.min_separation, self.steps)
         if window * self.cohort > self.devices:
             nearest = f"--cohort {self.devices // window}" if self.devices >= window else f"--min-separation {self.devices}"
@@ -209,6 +218,10 @@ class Shape:
     objective: Annotated[
         Goal, typer.Option(help="Banded and BLT: make the mean, or the largest error least.", rich_help_panel=MECHANISM)
     ] = Goal.rmse
+
+    def optimised(self, kind: Kind) -> bool:
+        """Whether this mechanism's strategy is looked for, so that --objective says something."""
+        return (kind is Kind.banded and not self.square_root) or (kind is Kind.blt and self.decay is None)
 
 
 @dataclass(frozen=True)
@@ -264,7 +277,8 @@ def _banded(run: Run, shape: Shape) -> Mechanism[Any]:
             f"--bands: {shape.bands} is not between 1 and {most}, because {why}; nearest: {max(1, min(shape.bands, most))}"
         )
     if shape.square_root:
-        return BandedToeplitz(GRID, 1.0, tuple(map(float, square_root_coefficients(shape.bands or most))))
+        bands = shape.bands or min(most, max(1, MOST_BAND_STEPS // steps))
+        return BandedToeplitz(GRID, 1.0, tuple(map(float, square_root_coefficients(bands))))
     with working(f"finding the best banded strategy for {steps} rounds"):
         return BandedToeplitz(GRID, 1.0, optimal_bands(steps, participation, shape.bands, shape.objective.objective))
 
@@ -310,13 +324,24 @@ def _check_belongs(kind: Kind, run: Run, shape: Shape) -> None:
     for name, (owner, given) in owners.items():
         if given and owner is not kind:
             raise BadInput(f"{name}: belongs to --mechanism {owner.value}, not {kind.value}; leave it out")
+    if shape.objective is Goal.max and not shape.optimised(kind):
+        why = f"{kind.value} has no strategy to look for" if kind in (Kind.tree, Kind.independent) else "the strategy is given"
+        raise BadInput(f"--objective: {why}; leave it out")
 
 
 def check_picture(path: Path | None) -> Path | None:
-    """Raises BadInput for what is no picture's name; matplotlib would find that out after all the work."""
-    if path is not None and path.suffix.lower() not in PICTURES:
+    """Raises BadInput for what is no picture's name, or cannot be written; matplotlib would find out after all the work."""
+    if path is None:
+        return None
+    if path.suffix.lower() not in PICTURES:
         nearest = path.with_suffix(".svg") if path.stem.strip(".") else path / "plot.svg"
         raise BadInput(f"--plot: {str(path)!r} is no file name that ends in {', '.join(PICTURES)}; nearest: {nearest}")
+    if not path.parent.is_dir():
+        raise BadInput(f"--plot: {path} cannot be written (there is no folder {path.parent}); nearest: {path.name}")
+    if path.is_dir():
+        raise BadInput(f"--plot: {path} cannot be written (it is a folder); nearest: {path / 'plot.svg'}")
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise BadInput(f"--plot: {path} cannot be written (permission denied)")
     return path
 
 

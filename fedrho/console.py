@@ -44,6 +44,19 @@ def keep_stderr() -> None:
     err.file = os.fdopen(os.dup(2), "w", buffering=1)
 
 
+def stdout_fails() -> bool:
+    """Whether standard output cannot be written; if so, what is left for it goes nowhere, or Python would stumble at its end."""
+    if sys.stdout is None:
+        return False
+    try:
+        sys.stdout.flush()
+        os.write(sys.stdout.fileno(), b"\n")  # nothing is left to flush where output is not buffered
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+    return False
+
+
 def print_json(values: Mapping[str, object]) -> None:
     """One JSON object on standard output."""
     sys.stdout.write(json.dumps(values, indent=2, allow_nan=False) + "\n")

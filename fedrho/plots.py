@@ -5,6 +5,7 @@ The colours are those of Okabe & Ito (2008). Every picture is a file; the ending
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +15,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from numpy.typing import NDArray
 from scipy.special import ndtr, ndtri
 
@@ -31,21 +32,27 @@ STYLES: tuple[dict[str, Any], ...] = (
     {"color": "#000000", "linestyle": (0, (5, 1, 1, 1, 1, 1))},
 )
 GREY = "#595959"
+FEW_POINTS = 12
+"""Of one line: each gets a marker."""
 
 
 def spent(path: Path, rounds: Sequence[int], rho: Sequence[float], mechanism: str) -> None:
     """rho after each round."""
     with _picture(path, f"Privacy spent, {mechanism}", "rounds released", "rho (zCDP, one device)") as axes:
-        axes.step(rounds, rho, where="pre", linewidth=2, **STYLES[0])  # never below what a round between two of these costs
+        look = {"linewidth": 2, **_seen(len(rounds)), **STYLES[0]}
+        axes.step(rounds, rho, where="pre", **look)  # never below what a round between two of these costs
         _from_zero(axes)
         _note_end(axes, rounds[-1], rho[-1], f"rho {round_up(rho[-1])}")
 
 
 def spent_by_run(path: Path, runs: Sequence[tuple[str, Sequence[float]]], budget: float | None) -> None:
-    """rho after each round of each run, and the budget of all together."""
+    """rho after each round of each run; of several, their sum, which is what the budget is about."""
     with _picture(path, "Privacy spent, from the stores", "rounds released", "rho (zCDP, one device)") as axes:
         for (name, rho), style in zip(runs, _styles(), strict=False):
-            axes.step(range(len(rho)), rho, where="post", linewidth=2, label=name, **style)
+            axes.step(range(len(rho)), rho, where="post", linewidth=2, label=name, **_seen(len(rho)), **style)
+        if len(runs) > 1:
+            total = math.fsum(rho[-1] for _, rho in runs if rho)
+            axes.axhline(total, color=GREY, linewidth=1.6, linestyle=(0, (1, 1)), label=f"sum rho {round_up(total)}")
         if budget is not None:
             axes.axhline(budget, color=GREY, linewidth=1)
             axes.annotate(f"budget {budget:g}", (0, budget), (4, 4), textcoords="offset points", color=GREY)
@@ -69,9 +76,11 @@ def errors(path: Path, noise: Mapping[str, NDArray[np.float64]], rho: float) -> 
     title = f"Noise of the running sum at rho = {rho:g}"
     with _picture(path, title, "round", "standard deviation (clip norms)") as axes:
         for (name, values), style in zip(noise.items(), _styles(), strict=False):
-            axes.plot(np.arange(1, values.size + 1), values, linewidth=0.8 if name == "tree" else 2, label=name, **style)
+            look = {"linewidth": 0.8 if name == "tree" else 2, **_seen(values.size), **style}
+            axes.plot(np.arange(1, values.size + 1), values, label=name, **look)
         axes.set_yscale("log")
         axes.set_xlim(left=0)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         _plain_numbers(axes, x=False)
         axes.legend(frameon=False)
 
@@ -116,7 +125,7 @@ def audited(path: Path, rows: Sequence[tuple[str, float, float, float, float]], 
             axes.plot([estimate / limit], [place], "o", color=STYLES[0]["color"])
         end = max(1.5, *(1.1 * high / limit for *_, high, limit in rows))
         axes.axvspan(1, end, color="#EFEFEF", linewidth=0)
-        axes.annotate("false if a whole\ninterval lies here", (1, len(rows) - 0.3), (6, 0), textcoords="offset points", va="top")
+        axes.annotate("beyond the claim", (1, len(rows) - 0.3), (6, 0), textcoords="offset points", va="top")
         axes.set_yticks(range(len(rows)), [f"{name}\nat most {limit:.3g}" for name, *_, limit in rows])
         axes.set(xlim=(0, end), ylim=(-0.6, len(rows) - 0.2))
 
@@ -143,9 +152,15 @@ def _styles() -> Iterator[dict[str, Any]]:
         yield from STYLES
 
 
+def _seen(points: int) -> dict[str, Any]:
+    """Markers where there are so few points that a line alone could not be seen."""
+    return {"marker": "o", "markersize": 4} if points <= FEW_POINTS else {}
+
+
 def _from_zero(axes: Axes) -> None:
     axes.set_xlim(left=0)
     axes.set_ylim(bottom=0)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))  # rounds
 
 
 def _note_end(axes: Axes, x: float, y: float, text: str) -> None:

@@ -146,8 +146,9 @@ def optimal_bands(
 ) -> tuple[float, ...]:
     """Coefficients that minimise the loss over `steps` steps, by L-BFGS from the square root; the same on every call.
 
-    By default as many bands as the separation allows, but no more than keep steps * bands within 5e8; for one participation at most 512, which cost 13 % of the largest error,
-    or 5 % of the mean one, at 2,048 steps; a BLT does better in less memory.
+    By default as many bands as the separation allows, but no more than keep steps * bands within 5e8, or it would take hours; for
+    one participation at most 512, which cost 13 % of the largest error, or 5 % of the mean one, at 2,048 steps; a BLT does better
+    in less memory.
     """
     if steps < 1:
         raise ValueError(f"steps must be at least 1, not {steps}")

@@ -8,7 +8,10 @@ there. The curve is not that of one Gaussian, so it has no rho; epsilon comes fr
 
 from __future__ import annotations
 
+import logging
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -67,8 +70,22 @@ class SampledGaussian:
         if accountant == "rdp":
             from dp_accounting.rdp import RdpAccountant
 
-            return float(RdpAccountant().compose(self.event()).get_epsilon(delta))
+            with _quiet():
+                return float(RdpAccountant().compose(self.event()).get_epsilon(delta))
         from dp_accounting.pld import PLDAccountant
 
-        found = float(PLDAccountant().compose(self.event()).get_epsilon(delta))
+        with _quiet():
+            found = float(PLDAccountant().compose(self.event()).get_epsilon(delta))
         return found if not math.isnan(found) else math.inf
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the warnings of dp_accounting about orders that it leaves out: what it returns is a bound without them."""
+    logger = logging.getLogger("absl")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)

@@ -25,6 +25,7 @@ from fedrho.server.coordinator import Surroundings, open_run
 from fedrho.server.release import Attempt
 from fedrho.server.store import SqliteStore
 from fedrho.server.tasks import parse_task
+from tests.privacy.dense import SeededNoise
 
 Run = Callable[[str], tuple[int, str, str]]
 Values = dict[str, Any]
@@ -155,6 +156,88 @@ def test_amplified_by_sampling(values: Json, account: Run) -> None:
     assert code == 0
     assert "the simulation" in out
     assert "there is no rho" in out
+
+
+def test_days_assume_an_even_pace_and_say_so(values: Json) -> None:
+    even = "the rounds are spread evenly over 6 days; where they came faster, the separation is smaller than said"
+    for command in ("spend --noise-multiplier 7", "explain --noise-multiplier 7", "calibrate --rho 1"):
+        assert even in values(f"{command} --rounds 2000 --days 6")["assumptions"]
+        assert not any("evenly" in text for text in values(f"{command} {SMALL}")["assumptions"])
+    found = values("calibrate --find rounds --noise-multiplier 4 --rho 1 --rounds 2000 --days 6")
+    assert found["rounds"] < 2000
+    assert found["assumptions"][-1].startswith("the rounds come at an even pace of 2000 in 6 days;")
+
+
+def measured(found: Values) -> tuple[float, float]:
+    """How far the measured separation is from the planned one, and its standard error.
+
+    It is the difference of two means over their pooled deviation, so its variance is 1/n + 1/m + s**2 / (2 (n + m)), where n and
+    m canaries did and did not take part: the means' share, and the deviation's, which counts where the separation s is large.
+    """
+    included = int(
+        np.random.Generator(np.random.PCG64(found["settings"]["seed"])).integers(0, 2, found["settings"]["canaries"]).sum()
+    )
+    others, planned = found["settings"]["canaries"] - included, found["planned_separation"]
+    error = (1 / included + 1 / others + planned**2 / (2 * (included + others))) ** 0.5
+    return found["separation"]["interval"]["estimate"] - planned, error
+
+
+@pytest.mark.parametrize("mechanism", ["tree", "independent", "banded", "blt"])
+@pytest.mark.parametrize("noise", ["2", "0.001"])
+def test_an_audit_measures_what_is_planned(mechanism: str, noise: str, values: Json, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fedrho.privacy.noise.SystemNoise", lambda: SeededNoise("audit"))
+    line = f"audit --mechanism {mechanism} --noise-multiplier {noise} --rounds 16 --max-participations 2 --min-separation 4"
+    found = values(f"{line} --canaries 500 --size 5000")
+    distance, error = measured(found)
+    assert abs(distance) < 5 * error
+    assert 0.9 < found["planned_separation"] / found["claim"]["separation"] < 1.001
+    assert found["planned_separation"] > 10 * error or noise == "2"
+    assert (found["contradictions"], found["findings"]) == ([], [])
+
+
+def test_an_audit_of_more_noise_than_the_usual_grid_holds(values: Json) -> None:
+    found = values(f"audit --mechanism independent --noise-multiplier 1e8 {ONCE} --canaries 100 --size 1000")
+    assert found["claim"]["separation"] == pytest.approx(1e-8)
+
+
+def test_compare_rounds_against_itself(account: Run, values: Json) -> None:
+    found, text = values(f"compare {BLOG} --rho 0.81"), account(f"compare {BLOG} --rho 0.81")[1]
+    for name in ("tree", "independent", "banded", "blt"):
+        (row,) = [line.split() for line in text.splitlines() if line.split()[0] == name]
+        assert found[name]["noise_multiplier"] <= float(row[-2]) < found[name]["noise_multiplier"] * 1.001
+    (bound,) = re.findall(r"No factorisation is below (\d+\.\d+)", " ".join(text.split()))
+    assert found["lower_bound"]["rmse_loss"] * 0.999 < float(bound) <= found["lower_bound"]["rmse_loss"]
+    assert "6.984" in text
+
+
+def test_an_objective_that_applies_to_one_of_the_compared(values: Json) -> None:
+    for given in ("--square-root", "--decay 0.9 --scale 0.1"):
+        found = {name: values(f"compare {SMALL} {given} --objective {name}") for name in ("rmse", "max")}
+        changed = {name for name in ("banded", "blt") if found["rmse"][name] != found["max"][name]}
+        assert changed == {"blt" if given == "--square-root" else "banded"}
+
+
+def test_bands_of_a_long_run_are_so_many_as_can_be_computed(monkeypatch: pytest.MonkeyPatch, values: Json) -> None:
+    monkeypatch.setattr("fedrho.privacy.banded.MOST_BAND_STEPS", 4000)
+    found = values("spend --mechanism banded --noise-multiplier 1 --rounds 1000 --max-participations 5 --min-separation 100")
+    assert len(found["strategy"]["coefficients"]) == 4
+    monkeypatch.setattr("fedrho.account_options.MOST_BAND_STEPS", 4000)
+    found = values("compare --rounds 1000 --max-participations 5 --min-separation 100 --square-root")
+    assert found["banded"]["vectors"] == 3
+
+
+def test_accounting_of_samples_says_nothing_on_the_side(account: Run) -> None:
+    line = "spend --mechanism independent --noise-multiplier 0.5 --rounds 10 --sampling-rate 0.5 --delta 1e-9"
+    code, _, err = account(f"{line} --sampling-enforced-by us --json")
+    assert (code, err) == (0, "")
+
+
+def test_a_distribution_that_does_not_fit_is_one_line(account: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def large(*_: object) -> float:
+        raise MemoryError
+
+    monkeypatch.setattr("fedrho.privacy.sampling.SampledGaussian.epsilon", large)
+    refused(account(f"{SAMPLED} --sampling-rate 1"), "--noise-multiplier", "does not fit into memory", "--rounds")
 
 
 @pytest.mark.parametrize("mechanism", ["tree", "independent", "banded", "blt"])
@@ -414,6 +497,25 @@ NONSENSE = [
     (f"{SAMPLED} --sampling-rate 2", "--sampling-rate", "nearest: 1"),
     (f"{SAMPLED} --sampling-rate 0.1 --max-participations 2", "--max-participations", "leave it out"),
     (f"{SAMPLED} --sampling-rate 0.1 --restarts 5,5", "--restarts", "leave it out"),
+    (f"{SAMPLED} --sampling-rate 0.1 --cyclic", "--cyclic", "leave it out"),
+    (f"{SAMPLED} --sampling-rate 0.1 --every-hours 12", "--every-hours", "leave it out"),
+    (f"{SAMPLED} --sampling-rate 0.1 --devices 10 --cohort 11 --delta 1e-9", "--cohort", "nearest: 10"),
+    (f"{SAMPLED} --sampling-rate 0.1 --devices 10", "--cohort", "give both"),
+    (f"{CAL} {ONCE} --toml --json", "--toml", "leave out --json"),
+    (f"{CAL} {ONCE} --toml --find cohort --mean-noise 1", "--toml", "--find"),
+    (f"{SPEND} {SMALL} --objective max", "--objective", "tree has no strategy"),
+    (f"{SPEND} --mechanism independent {SMALL} --objective max", "--objective", "leave it out"),
+    (f"{SPEND} --mechanism banded --square-root {SMALL} --objective max", "--objective", "the strategy is given"),
+    (f"{SPEND} --mechanism blt --decay 0.5 --scale 0.1 {SMALL} --objective max", "--objective", "the strategy is given"),
+    (f"compare {SMALL} --square-root --decay 0.5 --scale 0.1 --objective max", "--objective", "both strategies are given"),
+    (f"audit --noise-multiplier 1 {ONCE} --size 999", "--size", "nearest: 1000"),
+    (f"audit --noise-multiplier 1 {ONCE} --size 1000001", "--size", "nearest: 200000"),
+    (f"audit --noise-multiplier 1 {ONCE} --canaries 99", "--canaries", "nearest: 100"),
+    (f"audit --noise-multiplier 1 {ONCE} --canaries 2000 --size 1500", "--canaries", "nearest: 1500"),
+    (f"audit --noise-multiplier 1 {ONCE} --canaries 100001 --size 200000", "--canaries", "nearest: 100000"),
+    (f"audit --noise-multiplier 1 {ONCE} --confidence 0.4", "--confidence", "nearest: 0.5"),
+    *((f"audit --noise-multiplier 1 {ONCE} --confidence {c}", "--confidence", "nearest: 0.999999") for c in ("1", "inf")),
+    (f"audit --noise-multiplier 1e-4 {ONCE}", "--noise-multiplier", "nearest: 0.001"),
     (f"{SAMPLED} --sampling-rate 0.1 --plot x.png", "--plot", "leave it out"),
     (f"{SAMPLED} --sampling-rate 0.1 --noise-multiplier 1e-3", "--noise-multiplier", "nearest: 0.1"),
     (f"{SPEND} {ONCE} --plot x.txt", "--plot", "nearest: x.svg"),

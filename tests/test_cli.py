@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import typer
 
 from fedrho import cli, console
 from fedrho.privacy.noise import SystemNoise
@@ -171,13 +172,93 @@ def test_demo_in_a_place_that_is_no_folder(fedrho: Run, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["demo", "--algorithm", "sgd"], ["demo", "--devices", "2"], ["serve"], ["nonsense"], ["join", "--x"]]
+    ("line", "expected"),
+    [
+        ("demo --algorithm sgd", ("--algorithm: ", "'dp-ftrl', 'dp-fedavg'")),
+        ("demo --devices 2", ("--devices: ", "allowed: 4 to 400")),
+        ("demo --devices 401", ("--devices: ", "allowed: 4 to 400")),
+        ("demo --alpha 2000", ("--alpha: ", "allowed: 0.01 to 1000")),
+        ("join 127.0.0.1:1 --data digits --wait 0", ("--wait: ", "allowed: 0.1 or more")),
+        ("demo --steps abc", ("--steps: ", "valid integer", "allowed: 1 to 1000")),
+        ("account spend --noise-multiplier 1 --rounds abc", ("--rounds: ", "valid integer")),
+        ("account spend --noise-multiplier 1 --rounds 2.5", ("--rounds: ", "valid integer")),
+        ("account spend --noise-multiplier much", ("--noise-multiplier: ", "valid number")),
+        ("account spend --rounds 5", ("--noise-multiplier: missing", "fedrho account spend --help")),
+        ("account spend --rounds", ("--rounds: requires an argument",)),
+        ("account spend --json=3", ("--json: does not take a value",)),
+        ("serve", ("TASK.toml: missing", "fedrho serve --help")),
+        ("join 127.0.0.1:1", ("--data: missing",)),
+        ("join --x", ("--x: no such option", "fedrho join --help")),
+        ("demo --step 3", ("--step: no such option", "did you mean", "--steps")),
+        ("nonsense", ("no such command 'nonsense'; allowed: demo, serve, join",)),
+        ("account nonsense", ("no such command 'nonsense'; allowed: spend, calibrate",)),
+        ("status one two", ("unexpected extra argument", "two")),
+    ],
 )
-def test_wrong_options_are_refused_without_a_traceback(arguments: list[str], fedrho: Run) -> None:
+def test_wrong_options_are_refused_in_one_line(line: str, expected: tuple[str, ...], fedrho: Run) -> None:
+    refused(fedrho(*line.split()), *expected)
+
+
+@pytest.mark.parametrize("arguments", [[], ["account"]])
+def test_no_arguments_are_answered_with_help(arguments: list[str], fedrho: Run) -> None:
     code, out, err = fedrho(*arguments)
-    assert (code, out) == (2, "")
-    assert "Usage:" in err
-    assert "Traceback" not in err
+    assert (code, err.strip()) == (2, "")
+    assert "Usage: fedrho" in out
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, typer.Abort])
+def test_someone_who_stops_a_command_ends_it_with_130(
+    error: type[BaseException], fedrho: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(folder: Path) -> None:
+        raise error
+
+    monkeypatch.setattr(cli, "_status", stopped)
+    assert fedrho("status") == (130, "", "fedrho: stopped\n")
+
+
+def test_too_little_memory_is_one_line(fedrho: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def large(folder: Path) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(cli, "_status", large)
+    code, out, err = fedrho("status")
+    assert (code, out, len(err.splitlines())) == (1, "", 1)
+    assert "not enough memory" in err
+
+
+@pytest.mark.parametrize("buffering", ["", "1"])
+@pytest.mark.parametrize("line", ["account convert --rho 1", "account convert --rho 1 --json", "--version", "demo --help"])
+def test_a_full_disk_behind_standard_output_is_one_line(line: str, buffering: str) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("this system has no /dev/full")
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "fedrho", *line.split()],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+            env=os.environ | {"PYTHONUNBUFFERED": buffering},
+        )
+    assert done.returncode == 1
+    assert done.stderr == "fedrho: standard output cannot be written: No space left on device\n"
+
+
+def test_a_reader_that_has_left_is_told_nothing() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "fedrho", "account", "convert", "--rho", "1", "--json"]
+    done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, timeout=60)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (1, "")
+
+
+def test_completion_is_still_there() -> None:
+    around = os.environ | {"_FEDRHO_COMPLETE": "complete_bash", "COMP_WORDS": "fedrho acc", "COMP_CWORD": "1"}
+    code = "import sys; sys.argv[0] = 'fedrho'; from fedrho.cli import main; main()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, env=around)
+    assert done.stdout.split() == ["account"]
 
 
 def test_status_as_json(fedrho: Run, tmp_path: Path) -> None:

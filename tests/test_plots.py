@@ -25,6 +25,15 @@ PICTURES: dict[str, tuple[Draw, tuple[str, ...]]] = {
         lambda path: plots.spent_by_run(path, [("one", [0.0, 0.1, 0.2]), ("two", [0.0, 0.3])], 1.0),
         ("rounds released", "rho", "one", "two", "budget 1"),
     ),
+    "spent in one round": (lambda path: plots.spent(path, [1], [0.1], "tree"), ("rounds released", "rho 0.1")),
+    "sum of runs": (
+        lambda path: plots.spent_by_run(path, [("one (a)", [0.0, 0.1, 0.2]), ("two (b)", [0.0, 0.3])], 1.0),
+        ("one (a)", "two (b)", "sum rho 0.5", "budget 1"),
+    ),
+    "audited": (
+        lambda path: plots.audited(path, [("separation", 1.0, 1.1, 1.2, 1.5), ("AUC", 0.6, 0.7, 0.8, 0.9)], 1.0),
+        ("beyond the claim", "separation", "AUC", "rho = 1"),
+    ),
     "needed": (lambda path: plots.needed(path, 0.81, 79.0, "tree"), ("rho", "noise multiplier", "6.984")),
     "errors": (lambda path: plots.errors(path, NOISE, 1.0), ("round", "standard deviation (clip norms)", *NOISE)),
     "conversions": (
@@ -99,6 +108,34 @@ def test_other_endings_are_refused_and_nothing_is_written(name: str, tmp_path: P
     with pytest.raises(BadInput, match=r"--plot: .*nearest: .*\.svg"):
         check_picture(tmp_path / name)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_cannot_be_written_is_refused_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert check_picture(tmp_path / "it.svg") == tmp_path / "it.svg"
+    (tmp_path / "folder.svg").mkdir()
+    for path, why in ((tmp_path / "no" / "it.svg", "there is no folder"), (tmp_path / "folder.svg", "it is a folder")):
+        with pytest.raises(BadInput, match=f"--plot: .* cannot be written .*{why}"):
+            check_picture(path)
+    monkeypatch.setattr("os.access", lambda *_: False)  # root may write everywhere
+    with pytest.raises(BadInput, match="permission denied"):
+        check_picture(tmp_path / "it.svg")
+
+
+@pytest.mark.parametrize(("points", "marked"), [(1, True), (2, True), (200, False)])
+def test_few_points_are_marked(points: int, marked: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from matplotlib.axes import Axes
+
+    markers: list[object] = []
+    original = Axes.plot
+
+    def plot(self: Axes, *arguments: object, **others: object) -> object:
+        markers.append(others.get("marker"))
+        return original(self, *arguments, **others)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Axes, "plot", plot)
+    plots.errors(tmp_path / "it.svg", {"tree": np.linspace(1, 2, points)}, 1.0)
+    plots.spent(tmp_path / "it.svg", list(range(points)), [0.1] * points, "tree")
+    assert markers == ["o" if marked else None] * 2
 
 
 def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:

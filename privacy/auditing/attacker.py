@@ -31,12 +31,15 @@ MOST_STARTS = 24
 
 
 class Tape:
-    """Records what a source gives, in the order of drawing; `rewound` gives the same again, whatever the names."""
+    """Records what a source gives, in the order of drawing, and the deviations asked for; `rewound` gives the same again,
+    whatever the names.
+    """
 
     def __init__(self, source: NoiseSource | None, recorded: tuple[tuple[IntVector, NoiseNode], ...] = ()) -> None:
         self._source = source
         self._ahead = list(recorded)
         self.recorded: list[tuple[IntVector, NoiseNode]] = []
+        self.stddevs: list[float] = []
 
     @property
     def nodes(self) -> list[NoiseNode]:
@@ -51,6 +54,7 @@ class Tape:
         else:
             raise ValueError(f"{name} was not drawn the first time")
         self.recorded.append(drawn)
+        self.stddevs.append(stddev)
         return drawn[0].copy(), drawn[1]
 
     def rewound(self) -> Tape:

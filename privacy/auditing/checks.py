@@ -2,7 +2,7 @@
 
 draws        each node's noise is drawn once, reported when drawn, and is all the noise there is
 release      what leaves is the sum plus that noise, and the noise does not depend on the sum
-covariance   zero updates give noise with the variances that are claimed for the prefix sums
+covariance   zero updates give noise with the variances that are claimed for the prefix sums, in every coordinate its own
 sensitivity  no client that could be found moves the whitened stream by more than it is priced for
 replay       a state restored from stored seeds goes on with the same noise, or refuses
 cost         the price follows from the sensitivity, and grows with the steps
@@ -12,7 +12,7 @@ refusal      noise that protects nothing, and sums of another grid or length, ar
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any
@@ -32,7 +32,7 @@ from fedrho.privacy.auditing.attacker import (
 )
 from fedrho.privacy.clipping import clip
 from fedrho.privacy.mechanism import Mechanism
-from fedrho.privacy.noise import NoiseMismatch, NoiseNode, NoiseSource, ReplayedNoise, SystemNoise
+from fedrho.privacy.noise import KeptVector, NoiseMismatch, NoiseNode, NoiseSource, ReplayedNoise, SystemNoise
 from fedrho.privacy.participation import Participation
 from fedrho.privacy.vectors import ClippedSum, Grid, IntVector, Update
 from fedrho.privacy.zcdp import gaussian_rho
@@ -40,6 +40,10 @@ from fedrho.privacy.zcdp import gaussian_rho
 AnyMechanism = Mechanism[Any]
 RELATIVE = 1e-6
 """Of float64 and of the inverse, beside the rounding of the noise table; every real mistake is far above."""
+FLOAT = 1e-12
+"""Of float64 in sums of some hundred products."""
+RESTORED_AT = (63, 64, 65, 100, 127, 128, 130, 197)
+"""About the steps after which vectors are first kept, and replaced or merged; a tree keeps two of them after the last."""
 
 
 class Check(Enum):
@@ -125,13 +129,20 @@ def release_audit(mechanism: AnyMechanism, steps: int, source: NoiseSource) -> l
 
 
 def noise_audit(mechanism: AnyMechanism, steps: int, source: NoiseSource, size: int = 10_000) -> list[Finding]:
-    """Zero updates: prefix variances against the claimed ones, then the released covariance against the noise table.
+    """Zero updates: prefix variances against the claimed ones, then the released stream against the noise table.
 
-    The second is statistical: every entry within its standard error, sqrt((v_i v_j + c**2) / size), times a factor that one
-    honest mechanism in a million exceeds somewhere.
+    Each coordinate of each step must be what the table makes of that coordinate's own draws, but for rounding; so no coordinate
+    goes without noise or shares another's. That the draws are as the table takes them to be, is statistical: every entry of the
+    released covariance within its standard error, sqrt((v_i v_j + c**2) / size), times a factor that one honest mechanism in a
+    million exceeds somewhere.
     """
-    table = noise_table(mechanism, steps)
-    return [*_prefix_findings(mechanism, table), *_covariance_findings(mechanism, table, source, size)]
+    table, tape = noise_table(mechanism, steps), Tape(source)
+    released = _stream(mechanism, np.zeros((steps, size), dtype=np.int64), tape)
+    return [
+        *_prefix_findings(mechanism, table),
+        *_coordinate_findings(mechanism, table, released, tape),
+        *_covariance_findings(mechanism, table, released),
+    ]
 
 
 def _prefix_findings(mechanism: AnyMechanism, table: Matrix) -> Iterator[Finding]:
@@ -142,9 +153,41 @@ def _prefix_findings(mechanism: AnyMechanism, table: Matrix) -> Iterator[Finding
         yield Finding(Check.COVARIANCE, text)
 
 
-def _covariance_findings(mechanism: AnyMechanism, table: Matrix, source: NoiseSource, size: int) -> Iterator[Finding]:
-    steps, unit = len(table), claimed_stddev(mechanism)
-    released = _stream(mechanism, np.zeros((steps, size), dtype=np.int64), source) / unit
+def _coordinate_findings(mechanism: AnyMechanism, table: Matrix, released: IntVector, tape: Tape) -> Iterator[Finding]:
+    """`released` against the table times the draws, coordinate by coordinate."""
+    size, draws, unit = released.shape[1], len(tape.recorded), claimed_stddev(mechanism)
+    if draws != table.shape[1] - mechanism.counts:
+        yield Finding(Check.COVARIANCE, f"vectors of {size} coordinates get the noise of more or fewer nodes than short ones")
+        return
+    nodes = np.zeros((draws, size))
+    for row, (vector, _), stddev in zip(nodes, tape.recorded, tape.stddevs, strict=True):
+        if vector.size == size and stddev > 0:  # those of counts are not released
+            np.multiply(vector, unit / stddev, out=row)
+    weights = table[:, :draws]
+    off = np.abs(released - weights @ nodes)
+    wrong = ~(off <= _rounding(mechanism, weights, nodes)[:, None])
+    for step in np.flatnonzero(wrong.any(axis=1))[:1]:
+        many, most = np.count_nonzero(wrong[step]), off[step].max() / unit
+        text = f"{many} of {size} coordinates of step {step + 1} are not the noise of their nodes, by up to {most:.3g} deviations"
+        yield Finding(Check.COVARIANCE, text)
+
+
+def _rounding(mechanism: AnyMechanism, weights: Matrix, nodes: Matrix) -> Matrix:
+    """In grid units, of each step: its own rounding and what earlier steps' hand on, that of the table's entries, and float64's.
+
+    A step rounds less than one unit, and rounding that is handed on is weighed as noise is; so is it in the table, of which each
+    entry meets a draw.
+    """
+    reach = np.abs(weights).sum(axis=1)
+    met = resolution(mechanism) * np.abs(nodes).sum(axis=0).max(initial=0.0)
+    bound: Matrix = (1.0 + reach) * (1.0 + met) + FLOAT * reach * np.abs(nodes).max(initial=0.0)
+    return bound
+
+
+def _covariance_findings(mechanism: AnyMechanism, table: Matrix, stream: IntVector) -> Iterator[Finding]:
+    steps, size = stream.shape
+    unit = claimed_stddev(mechanism)
+    released = stream / unit
     expected = table @ table.T
     variances = np.diag(expected)
     factor = -float(scipy.special.ndtri(0.5e-6 / steps**2))
@@ -183,26 +226,78 @@ def sensitivity_audit(
     return [Finding(Check.SENSITIVITY, text)]
 
 
+@dataclass(frozen=True)
+class _Moment:
+    """What is stored of a state and what its step released, copied before a later step can change it."""
+
+    released: IntVector
+    step: int
+    size: int
+    drawn: tuple[NoiseNode, ...]
+    live: tuple[NoiseNode, ...]
+    kept: tuple[KeptVector, ...]
+
+    @classmethod
+    def of(cls, state: Any, released: IntVector) -> _Moment:
+        return cls(released.copy(), state.step, state.size, tuple(state.drawn), tuple(state.live), _copied(state.kept))
+
+    def goes_on_from(self, state: Any) -> bool:
+        """Whether this state stores the same, bit by bit."""
+        stored = (state.step, state.size, tuple(state.live), _contents(state.kept))
+        return stored == (self.step, self.size, self.live, _contents(self.kept))
+
+
 def replay_audit(mechanism: AnyMechanism, steps: int, source: NoiseSource) -> list[Finding]:
-    """Restored from its live nodes and kept vectors at several steps, a mechanism goes on as if nothing had happened."""
+    """Restored from its live nodes and kept vectors at several steps, a mechanism goes on as if nothing had happened.
+
+    It goes on to the next power of two and the next multiple of 64 at least, where noise of long ago comes up again: each step
+    must release, draw and store the same. It is restored, too, where vectors have been kept, however few the `steps` are.
+    """
+    points = sorted({0, 1, steps // 3, steps // 2, steps - 1, *RESTORED_AT})
+    tape, state = Tape(source), mechanism.init(4)
+    moments = [_Moment.of(state, np.zeros(4, dtype=np.int64))]
+    for _ in range(max(steps, *map(_far_enough, points))):
+        released, state = _step(mechanism, state, tape)
+        moments.append(_Moment.of(state, released))
     found = []
-    for step in sorted({0, 1, steps // 3, steps // 2, steps - 1}):
-        tape = Tape(source)
-        state = mechanism.init(4)
-        for _ in range(step):
-            _, state = _step(mechanism, state, tape)
-        expected, _ = _step(mechanism, state, tape)
-        replayed = ReplayedNoise(tape.nodes)
+    for step in points:
+        replayed = moments[step : max(steps, _far_enough(step)) + 1]
         try:
-            restored = mechanism.restore(4, step, ReplayedNoise(state.live), state.kept)
-            again, _ = _step(mechanism, restored, replayed)
+            text = _difference(mechanism, replayed, ReplayedNoise(tape.nodes))
         except NoiseMismatch as error:
-            found.append(Finding(Check.REPLAY, f"after step {step}: {error}"))
-            continue
-        same = (restored.step, restored.size, restored.live) == (state.step, state.size, state.live)
-        if not (same and np.array_equal(again, expected)):
-            found.append(Finding(Check.REPLAY, f"restored after step {step}, it does not go on with the same noise"))
+            text = f"restored after step {step}: {error}"
+        if text:
+            found.append(Finding(Check.REPLAY, text))
     return found
+
+
+def _far_enough(step: int) -> int:
+    """The later one of the next power of two and the next multiple of 64."""
+    return int(max(2 ** step.bit_length(), 64 * (step // 64 + 1)))
+
+
+def _difference(mechanism: AnyMechanism, moments: list[_Moment], replayed: NoiseSource) -> str | None:
+    """Where the mechanism, restored at the first of these, is not what it was at them."""
+    first, *later = moments
+    state = mechanism.restore(first.size, first.step, ReplayedNoise(first.live), _copied(first.kept))
+    if not first.goes_on_from(state):
+        return f"restored after step {first.step}, it does not store what it was restored from"
+    for moment in later:
+        released, state = _step(mechanism, state, replayed)
+        if not np.array_equal(released, moment.released):
+            return f"restored after step {first.step}, it does not go on with the same noise at step {moment.step}"
+        if tuple(state.drawn) != moment.drawn or not moment.goes_on_from(state):
+            return f"restored after step {first.step}, it does not store the same at step {moment.step}"
+    return None
+
+
+def _copied(kept: Iterable[KeptVector]) -> tuple[KeptVector, ...]:
+    return tuple(KeptVector(one.name, one.vector.copy()) for one in kept)
+
+
+def _contents(kept: Iterable[KeptVector]) -> list[tuple[str, str, tuple[int, ...], bytes]]:
+    """Every vector's name, type, shape and bytes, in an order that does not matter."""
+    return sorted((one.name, one.vector.dtype.str, one.vector.shape, one.vector.tobytes()) for one in kept)
 
 
 def cost_audit(mechanism: AnyMechanism, steps: int, participation: Participation) -> list[Finding]:

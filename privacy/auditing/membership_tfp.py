@@ -16,7 +16,7 @@ from fedrho.privacy.auditing.membership import FEWEST_EXAMPLES, Outcome, Predict
 NAMES = {"THRESHOLD_ATTACK": "threshold", "LOGISTIC_REGRESSION": "logistic regression"}
 MISSING = (
     "the membership attacks of TensorFlow Privacy are not installed; the tff extra brings them, on Python 3.11: "
-    "`uv run --python 3.11 --extra tff fedrho account membership ...`"
+    "`UV_PROJECT_ENVIRONMENT=.venv-tff uv run --python 3.11 --extra tff fedrho account membership ...`"
 )
 
 

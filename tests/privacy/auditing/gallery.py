@@ -8,13 +8,18 @@ from typing import Any
 
 import numpy as np
 
+from fedrho.privacy.banded import BandedState, BandedToeplitz
+from fedrho.privacy.blt import BufferedState, BufferedToeplitz
 from fedrho.privacy.clipping import clip
 from fedrho.privacy.independent import GaussianState, IndependentGaussian
 from fedrho.privacy.mechanism import Sensitivity
 from fedrho.privacy.noise import KeptVector, NoiseNode, NoiseSource, SystemNoise
 from fedrho.privacy.participation import Participation
-from fedrho.privacy.tree import BinaryTree, TreeState
+from fedrho.privacy.tree import KEPT_HEIGHT, BinaryTree, Block, TreeState
 from fedrho.privacy.vectors import ClippedSum, Grid, IntVector, Released, Update, add_noise
+
+LONG = 1000
+"""Coordinates beyond which some are broken."""
 
 
 @dataclass(frozen=True)
@@ -137,6 +142,94 @@ class DrawsThenLooks(IndependentGaussian):
         if total.grid != self.grid or total.size != state.size:
             raise ValueError("the sum does not lie on this mechanism's grid")
         return add_noise(total, noise), after
+
+
+@dataclass(frozen=True)
+class PairBig(IndependentGaussian):
+    """The second half of a long vector gets the noise of the first: their difference is exact."""
+
+    def next_noise(self, state: GaussianState, source: NoiseSource) -> tuple[IntVector, GaussianState]:
+        noise, after = super().next_noise(state, source)
+        if state.size > LONG:
+            half = state.size // 2
+            noise[-half:] = noise[:half]
+        return noise, after
+
+
+@dataclass(frozen=True)
+class BigZero(IndependentGaussian):
+    """Five coordinates of a long vector get no noise."""
+
+    def next_noise(self, state: GaussianState, source: NoiseSource) -> tuple[IntVector, GaussianState]:
+        noise, after = super().next_noise(state, source)
+        if state.size > LONG:
+            noise[LONG : LONG + 5] = 0
+        return noise, after
+
+
+@dataclass(frozen=True)
+class DrawsHalf(IndependentGaussian):
+    """Draws half of a long vector, and uses it twice."""
+
+    def next_noise(self, state: GaussianState, source: NoiseSource) -> tuple[IntVector, GaussianState]:
+        if state.size <= LONG:
+            return super().next_noise(state, source)
+        half, node = source.draw(f"row.{state.step + 1}", -(-state.size // 2), self.stddev)
+        return np.concatenate([half, half])[: state.size], GaussianState(state.step + 1, state.size, drawn=(node,))
+
+
+@dataclass(frozen=True)
+class DrawsTwiceAsOften(IndependentGaussian):
+    """Cuts a long vector into two nodes."""
+
+    def next_noise(self, state: GaussianState, source: NoiseSource) -> tuple[IntVector, GaussianState]:
+        if state.size <= LONG:
+            return super().next_noise(state, source)
+        parts = [source.draw(f"row.{state.step + 1}.{part}", state.size // 2, self.stddev) for part in range(2)]
+        noise = np.concatenate([vector for vector, _ in parts])
+        return noise, GaussianState(state.step + 1, state.size, drawn=tuple(node for _, node in parts))
+
+
+@dataclass(frozen=True)
+class ForgetsLargeBlocks(BinaryTree):
+    """Restored, the large blocks have lost their scaled noise, which comes up again when they are merged."""
+
+    def restore(self, size: int, step: int, replayed: NoiseSource, kept: Sequence[KeptVector] = ()) -> TreeState:
+        state = super().restore(size, step, replayed, kept)
+        return replace(state, blocks=tuple(map(self._forgotten, state.blocks)))
+
+    def _forgotten(self, block: Block) -> Block:
+        return replace(block, scaled=np.zeros_like(block.scaled)) if block.height >= KEPT_HEIGHT else block
+
+
+@dataclass(frozen=True)
+class ForgetsMiddleBlocks(ForgetsLargeBlocks):
+    """So have middling ones, of which no vector is kept, here: often wrong only several steps later."""
+
+    def _forgotten(self, block: Block) -> Block:
+        return replace(block, scaled=np.zeros_like(block.scaled)) if 2 <= block.height < KEPT_HEIGHT else block
+
+
+@dataclass(frozen=True)
+class ForgetsKept(BufferedToeplitz):
+    """Goes on rightly once restored, but cannot be restored a second time."""
+
+    decay: tuple[float, ...] = (0.98, 0.6)
+    scale: tuple[float, ...] = (0.2, 0.3)
+
+    def restore(self, size: int, step: int, replayed: NoiseSource, kept: Sequence[KeptVector] = ()) -> BufferedState:
+        return replace(super().restore(size, step, replayed, kept), kept=())
+
+
+@dataclass(frozen=True)
+class RestoresWide(BandedToeplitz):
+    """Restores the kept vectors in another type: their digests are no longer those that are stored."""
+
+    coefficients: tuple[float, ...] = (1.0, 0.5, 0.375)
+
+    def restore(self, size: int, step: int, replayed: NoiseSource, kept: Sequence[KeptVector] = ()) -> BandedState:
+        state = super().restore(size, step, replayed, kept)
+        return replace(state, kept=tuple(KeptVector(one.name, one.vector.astype(np.int64)) for one in state.kept))
 
 
 def unclipped(update: Update, grid: Grid) -> IntVector:

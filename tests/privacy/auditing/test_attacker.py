@@ -83,6 +83,15 @@ def test_worst_client_of_the_tree_comes_close_to_its_price(steps: int, times: in
     assert least * claimed <= strength(inverse, signal) <= claimed * (1 + 1e-6)
 
 
+def test_a_tape_remembers_what_deviations_were_asked_for() -> None:
+    tape = Tape(SeededNoise("deviations"))
+    for stddev in (10.0, 2.5):
+        tape.draw("row", 3, stddev)
+    again = tape.rewound()
+    again.draw("row", 3, 7.0)
+    assert (tape.stddevs, again.stddevs) == ([10.0, 2.5], [7.0])
+
+
 def test_a_rewound_tape_gives_the_same_and_no_more() -> None:
     tape = Tape(SeededNoise("tape"))
     first = [tape.draw(f"row.{i}", 3, 10.0) for i in range(3)]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
 import pytest
 
 from fedrho.privacy.adaptive import AdaptiveGaussian
-from fedrho.privacy.auditing.checks import Check, Finding, check_mechanism
+from fedrho.privacy.auditing.checks import Check, Finding, check_mechanism, noise_audit, replay_audit
 from fedrho.privacy.banded import BandedToeplitz
 from fedrho.privacy.blt import BufferedToeplitz
 from fedrho.privacy.independent import IndependentGaussian
@@ -18,15 +19,23 @@ from fedrho.privacy.participation import Participation
 from fedrho.privacy.tree import BinaryTree
 from fedrho.privacy.vectors import Grid
 from tests.privacy.auditing.gallery import (
+    BigZero,
     CheapLater,
+    DrawsHalf,
     DrawsThenLooks,
+    DrawsTwiceAsOften,
+    ForgetsKept,
+    ForgetsLargeBlocks,
+    ForgetsMiddleBlocks,
     HalvedAfterwards,
     HalvedTree,
     Nosy,
     OwnNoise,
+    PairBig,
     PricedOnce,
     RedrawnLeaf,
     RedrawnTree,
+    RestoresWide,
     ReusedNoise,
     SilentFallback,
 )
@@ -74,6 +83,13 @@ def test_nothing_is_found_wrong_on_coarse_and_fine_grids(bits: int, multiplier: 
         (HalvedTree, Check.SENSITIVITY),
         (HalvedAfterwards, Check.COVARIANCE),
         (RedrawnTree, Check.REPLAY),
+        (PairBig, Check.COVARIANCE),
+        (BigZero, Check.COVARIANCE),
+        (DrawsHalf, Check.COVARIANCE),
+        (ForgetsLargeBlocks, Check.REPLAY),
+        (ForgetsMiddleBlocks, Check.REPLAY),
+        (ForgetsKept, Check.REPLAY),
+        (RestoresWide, Check.REPLAY),
         (RedrawnLeaf, Check.DRAWS),
         (ReusedNoise, Check.COVARIANCE),
         (ReusedNoise, Check.SENSITIVITY),
@@ -87,6 +103,40 @@ def test_nothing_is_found_wrong_on_coarse_and_fine_grids(bits: int, multiplier: 
 )
 def test_what_is_broken_is_found(kind: type[Mechanism[Any]], check: Check) -> None:
     assert check in {finding.check for finding in findings(kind)}
+
+
+@pytest.mark.parametrize("bits", [8, 20, 24])
+@pytest.mark.parametrize("mechanism", HONEST, ids=[f"{i}-{mechanism.name}" for i, mechanism in enumerate(HONEST)])
+def test_rounding_of_many_steps_is_allowed_for_in_every_coordinate(mechanism: Mechanism[Any], bits: int) -> None:
+    assert noise_audit(replace(mechanism, grid=Grid(3.0, bits)), 64, SeededNoise(f"rounding {bits}"), 2000) == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "many"),
+    [(IndependentGaussian, None), (PairBig, "5000 of 10000"), (BigZero, "5 of 10000"), (DrawsHalf, "10000 of 10000")],
+)
+def test_coordinates_without_noise_of_their_own_are_counted(kind: type[Mechanism[Any]], many: str | None) -> None:
+    """Nothing but the long vectors is wrong, so this is all that is found."""
+    found = [str(finding) for finding in findings(kind)]
+    assert len(found) == (many is not None)
+    assert all(f"{many} coordinates of step 1 are not the noise of their nodes" in text for text in found)
+
+
+def test_long_vectors_that_draw_other_nodes_than_short_ones_are_found() -> None:
+    assert ["more or fewer nodes" in finding.text for finding in findings(DrawsTwiceAsOften)] == [True]
+
+
+@pytest.mark.parametrize("steps", [24, 100])
+@pytest.mark.parametrize("kind", [ForgetsLargeBlocks, ForgetsMiddleBlocks, ForgetsKept, RestoresWide])
+def test_what_is_lost_in_a_restart_is_found_however_late_it_shows(kind: type[Mechanism[Any]], steps: int) -> None:
+    found = replay_audit(kind(GRID, 2.0), steps, SeededNoise("late"))
+    assert {finding.check for finding in found} == {Check.REPLAY}
+
+
+def test_noise_that_goes_wrong_only_at_a_later_merge_is_found_there() -> None:
+    """After step 6 a block of four leaves is lost, which is merged at step 8."""
+    found = [finding.text for finding in replay_audit(ForgetsMiddleBlocks(GRID, 2.0), 20, SeededNoise("merge"))]
+    assert "restored after step 6, it does not go on with the same noise at step 8" in found
 
 
 def test_a_server_that_lets_clients_in_too_often_is_found() -> None:
