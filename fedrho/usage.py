@@ -1,0 +1,48 @@
+"""What typer finds wrong with a command line, said in one line like every other error."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import typer
+
+CLICK_ERRORS: Any = typer.BadParameter.__mro__[2]
+"""ClickException of the click that typer really uses: some versions of typer carry their own."""
+
+
+def misused(error: Any) -> str:
+    """What typer found wrong with the command line, in one line: the option, the reason, and what is allowed."""
+    kind = type(error).__name__
+    if kind == "NoArgsIsHelpError":  # the help is printed already where rich does it
+        return str(error.message).strip()
+    context, parameter = getattr(error, "ctx", None), getattr(error, "param", None)
+    path = context.command_path if context else "fedrho"
+    known = f"`{path} --help` lists what there is"
+    if kind == "MissingParameter":
+        return f"{_shown(parameter) if parameter else 'a parameter'}: missing; {known}"
+    if kind == "NoSuchOption":
+        near = " or ".join(sorted(error.possibilities or ()))
+        return f"{error.option_name}: no such option" + (f"; did you mean {near}?" if near else f"; {known}")
+    text = " ".join(str(error.message).split()).removeprefix("Value error, ").rstrip(".")
+    text = text[:1].lower() + text[1:]
+    if parameter is not None:
+        return f"{_shown(parameter)}: {text}{_allowed(parameter)}"
+    if kind == "BadOptionUsage":  # a value is missing, or too many
+        return f"{error.option_name}: {text.removeprefix('option ').removeprefix(repr(error.option_name)).strip()}"
+    if context is not None and text.startswith("no such command"):
+        return f"{text}; allowed: {', '.join(context.command.list_commands(context))}"
+    return f"{text}; {known}"
+
+
+def _shown(parameter: Any) -> str:
+    name: str = max(parameter.opts, key=len)
+    return name if name.startswith("-") else parameter.metavar or parameter.name.upper()
+
+
+def _allowed(parameter: Any) -> str:
+    """The range of a number, of typer's own description or of click's type."""
+    described = getattr(getattr(parameter, "type_descriptor", None), "parameter_info", None) or getattr(parameter, "type", None)
+    low, high = getattr(described, "min", None), getattr(described, "max", None)
+    if low is None and high is None:
+        return ""
+    return f"; allowed: {low} or more" if high is None else f"; allowed: {low} to {high}"
