@@ -356,7 +356,7 @@ def main() -> None:
 
 def _run() -> tuple[int, str]:
     try:
-        code = app(standalone_mode=False) or 0
+        code = app(standalone_mode=False, prog_name="fedrho") or 0
         if sys.stdout is not None:
             sys.stdout.flush()
     except Stopped as stopped:
