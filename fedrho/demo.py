@@ -116,8 +116,8 @@ def run_demo(options: DemoOptions) -> DemoResult:
     task = parse_task(text, "demo")
     folder = _folder(options, text)
     try:
-        with _interrupted_by_sigterm():
-            status, accuracy = _run(Demo(task, options, folder, digits(options.devices, options.alpha, options.seed)))
+        with _told_to_stop() as told:
+            status, accuracy = _run(Demo(task, options, folder, digits(options.devices, options.alpha, options.seed), told))
     except KeyboardInterrupt:
         raise DemoInterrupted(folder) from None
     spent = statement(task, Charge(status.step, Rho(status.rho)))
@@ -138,6 +138,7 @@ class Demo:
     options: DemoOptions
     folder: Path
     data: FederatedData
+    told: threading.Event
     _server: Child | None = None
     _clients: list[Child] = field(default_factory=list)
     _restarts: int = 0
@@ -166,6 +167,8 @@ class Demo:
         """Shows progress until the last step is released, and returns how the run stands then."""
         seen, changed = -1, time.monotonic()
         while True:
+            if self.told.is_set():
+                raise KeyboardInterrupt
             status = read_status(self.store)
             if status is not None and status.step != seen:
                 seen, changed = status.step, time.monotonic()
@@ -345,17 +348,20 @@ def _folder(options: DemoOptions, text: str) -> Path:
 
 
 @contextmanager
-def _interrupted_by_sigterm() -> Iterator[None]:
-    """SIGTERM ends the demo as Ctrl-C does."""
+def _told_to_stop() -> Iterator[threading.Event]:
+    """SIGTERM ends the demo as Ctrl-C does; the event stays set where Python drops the exception, as it does in finalizers."""
+    told = threading.Event()
 
     def interrupt(number: int, frame: object) -> None:
+        told.set()
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield
+        yield told
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _toml(values: dict[str, Any]) -> str:

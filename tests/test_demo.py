@@ -140,7 +140,7 @@ def test_a_server_and_a_client_killed_in_mid_demo_are_continued(start: Start, tm
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_a_stopped_demo_leaves_no_process_and_can_be_continued(number: signal.Signals, start: Start, tmp_path: Path) -> None:
     folder = tmp_path / "d"
-    process = start("demo", "--store", folder, "--steps", 12)
+    process = start("demo", "--store", folder, "--steps", 20)
     reached = wait_for_step(folder / "server", 3)
     process.send_signal(number)
     out, err = process.communicate(timeout=30)
@@ -150,12 +150,12 @@ def test_a_stopped_demo_leaves_no_process_and_can_be_continued(number: signal.Si
     assert_nothing_left(folder)
     status = read_status(folder / "server")
     assert status is not None
-    assert reached <= status.step < 12
-    out, err = finish(start("demo", "--store", folder, "--steps", 12, "--json"))
-    assert json.loads(out)["steps"] == 12
-    assert f"step {status.step}/12" in err
-    assert "step 1/12" not in err
-    again, _ = finish(start("demo", "--store", folder, "--steps", 12, "--json"))
+    assert reached <= status.step < 20
+    out, err = finish(start("demo", "--store", folder, "--steps", 20, "--json"))
+    assert json.loads(out)["steps"] == 20
+    assert f"step {status.step}/20" in err
+    assert "step 1/20" not in err
+    again, _ = finish(start("demo", "--store", folder, "--steps", 20, "--json"))
     assert json.loads(again)["accuracy"] == json.loads(out)["accuracy"]
 
 
