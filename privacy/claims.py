@@ -42,9 +42,9 @@ def claim(mechanism: Mechanism[Any], rounds: int, participation: Participation) 
 def sampled_assumptions(run: SampledGaussian) -> tuple[str, ...]:
     """What an epsilon from Poisson sampling takes for granted; it has no rho, and its neighbours are add-or-remove."""
     return (
-        f"each device joins each of {run.steps} rounds independently with probability {run.sampling.rate:g}; this is enforced by "
+        f"each device joins each of {run.steps} rounds independently with probability {run.sampling.rate!r}; this is enforced by "
         f"{run.sampling.enforced_by}, and who was drawn stays secret",
-        f"noise: independent-gaussian, multiplier {run.noise_multiplier:g}",
+        f"noise: independent-gaussian, multiplier {run.noise_multiplier!r}",
         *COMMON[:-1],
         "a person with several devices is not covered",
     )
@@ -62,10 +62,10 @@ def in_words(statement: PrivacyStatement, delta: float) -> list[str]:
     """The claim in paragraphs for someone who does not know what rho is; figures are rounded against us."""
     unit, accuracy = statement.unit.value, 100.0 * largest_accuracy(statement.rho)
     return [
-        f"Take any one {unit}, and imagine a second world in which all that it contributed was replaced by zeros. Everything "
-        "that this run publishes looks almost the same in both worlds, whatever the data of the others, and whatever anybody "
-        "knows or computes.",
-        f"How alike: someone who knows everything but this {unit}'s contributions, sees all that is published, and has to tell "
+        f"Take any one {unit}, and imagine a second world in which all that it contributed was replaced by zeros. This "
+        "claim bounds how different everything that the run publishes can look in the two worlds, whatever the others' data, "
+        "and whatever anybody knows or computes.",
+        f"That is: someone who knows everything but this {unit}'s contributions, sees all that is published, and has to tell "
         f"which of the two worlds is real, is right at most {round_up(accuracy, 3)} % of the time. Guessing gives 50 %.",
         f"In the terms of the field: rho = {round_up(statement.rho)} zCDP, which implies (epsilon, delta)-DP with epsilon = "
         f"{round_up(statement.epsilon(delta))} at delta = {delta!r}. The same Gaussian noise satisfies it exactly with epsilon "

@@ -153,6 +153,18 @@ def test_two_nodes_of_the_same_noise_are_named(tmp_path: Path, make_engine: Make
         check(forged, make_task())
 
 
+@pytest.mark.parametrize("algorithm", ["dp-ftrl", "dp-fedavg"])
+def test_a_run_whose_noise_rounds_to_nothing_is_no_forgery(algorithm: str, tmp_path: Path, make_engine: MakeEngine) -> None:
+    with SqliteStore(tmp_path) as store:
+        engine = make_engine(store=store, algorithm=algorithm, **{"rho = 2.0": "rho = 1e12"})
+        for _ in range(4):
+            total = ClippedSum(np.zeros(12, np.int64), engine.task.mechanism.grid)
+            engine.install(engine.through_gate(Attempt(1, total, (), 1.0), 2.0), 2.0)
+    history = read_history(tmp_path)
+    assert len({digest for entry in history.entries for _, digest in entry.nodes}) == 1
+    assert check(history, engine.task) == engine.statement()
+
+
 def test_steps_beyond_the_plan_are_refused(tmp_path: Path, make_engine: MakeEngine, make_task: MakeTask) -> None:
     run(tmp_path, make_engine, 4)
     history = read_history(tmp_path)
