@@ -9,8 +9,8 @@ from __future__ import annotations
 import math
 from dataclasses import fields, is_dataclass
 from enum import Enum
-from functools import cache
-from typing import Any, Final, TypeVar, get_type_hints
+from functools import cache, lru_cache
+from typing import Any, Final, TypeVar, get_args, get_origin, get_type_hints
 
 import numpy as np
 from google.protobuf.message import DecodeError, Message
@@ -23,7 +23,11 @@ T = TypeVar("T")
 
 PROTOBUF: Final[dict[type[Any], type[Message]]] = {
     m.PopulationRequest: pb.GetPopulationRequest,
-    m.PopulationSpec: pb.GetPopulationResponse,
+    m.PopulationAnswer: pb.GetPopulationResponse,
+    m.PopulationSpec: pb.PopulationSpec,
+    m.TaskSpec: pb.TaskSpec,
+    m.Willing: pb.Willing,
+    m.DeviceProof: pb.DeviceProof,
     m.PrivacyTerms: pb.PrivacyTerms,
     m.CheckIn: pb.CheckInRequest,
     m.RetryWindow: pb.RetryWindow,
@@ -50,10 +54,22 @@ LENGTHS: Final = {
     "device_tag": {0, m.ID_BYTES},
     "checkpoint_sha256": {32},
     "sha256": {32},
+    "etag": {0, 32},
+    "public_key": {32},
+    "signature": {0, 64},
+    "ticket": {m.ID_BYTES},
 }
+
+MOST_REPEATED: Final = 256
+"""Entries of a repeated field: more tasks than any population has."""
 
 SERVICE: Final = "fedrho.v1.DeviceService"
 """The full name of the service, as gRPC paths carry it."""
+
+
+CHUNK_TAG: Final = b"\x0a"
+"""Field 1 of UploadUpdateRequest, length-delimited."""
+LONGEST_VARINT: Final = 5
 
 
 class MalformedMessage(ValueError):
@@ -86,24 +102,50 @@ def decode_answer(data: bytes) -> m.Assignment | m.TryLater:
     raise MalformedMessage("CheckInResponse holds no answer")
 
 
-def encode_part(part: bytes | m.UploadHeader | m.UploadTrailer) -> bytes:
-    """One message of an upload stream."""
-    if isinstance(part, bytes):
-        return _union(pb.UploadUpdateRequest, "chunk", part)
+def encode_part(part: bytes | memoryview | m.UploadHeader | m.UploadTrailer) -> bytes:
+    """One message of an upload stream; of a chunk's bytes, one copy is made."""
+    if isinstance(part, bytes | memoryview):
+        return b"".join((CHUNK_TAG, _varint(len(part)), part))
     name = "header" if isinstance(part, m.UploadHeader) else "trailer"
     return _union(pb.UploadUpdateRequest, name, _to_protobuf(part))
 
 
-def decode_part(data: bytes) -> bytes | m.UploadHeader | m.UploadTrailer:
+def decode_part(data: bytes) -> memoryview | m.UploadHeader | m.UploadTrailer:
+    """A chunk is a view of `data`, not a copy; raises MalformedMessage."""
+    before = _before_chunk(len(data))
+    if before and data.startswith(before):
+        return memoryview(data)[len(before) :]
     parsed = _parse(pb.UploadUpdateRequest, data)
     match parsed.WhichOneof("part"):
         case "chunk":
-            return bytes(parsed.chunk)
+            return memoryview(parsed.chunk)
         case "header":
             return _from_protobuf(m.UploadHeader, parsed.header)
         case "trailer":
             return _from_protobuf(m.UploadTrailer, parsed.trailer)
     raise MalformedMessage("UploadUpdateRequest holds no part")
+
+
+@lru_cache(maxsize=64)
+def _before_chunk(length: int) -> bytes:
+    """What stands before the chunk in a message of `length` bytes that is a chunk and nothing else, written as it usually is.
+
+    Empty where no chunk makes that length. Everything written otherwise is protobuf's to read.
+    """
+    for width in range(1, 1 + LONGEST_VARINT):
+        chunk = length - 1 - width
+        if chunk >= 0 and len(_varint(chunk)) == width:
+            return CHUNK_TAG + _varint(chunk)
+    return b""
+
+
+def _varint(number: int) -> bytes:
+    written = bytearray()
+    while number > 0x7F:
+        written.append(number & 0x7F | 0x80)
+        number >>= 7
+    written.append(number)
+    return bytes(written)
 
 
 def encode_vector(vector: NDArray[np.int32], encoding: m.Encoding) -> bytes:
@@ -142,6 +184,8 @@ def _to_protobuf(message: Any) -> Message:
 def _plain(value: Any) -> Any:
     if isinstance(value, Enum):
         return value.value
+    if isinstance(value, tuple):
+        return [_plain(one) for one in value]
     return _to_protobuf(value) if is_dataclass(value) else value
 
 
@@ -162,6 +206,10 @@ def _typed(name: str, hint: Any, parsed: Any) -> Any:
         return None if value == 0 else _enum(m.Refusal, name, value)
     if isinstance(hint, type) and issubclass(hint, Enum):
         return _enum(hint, name, value)
+    if get_origin(hint) is tuple:
+        return _several(name, get_args(hint)[0], value)
+    if hint == m.DeviceProof | None:
+        return _from_protobuf(m.DeviceProof, value) if parsed.HasField(name) else None
     if is_dataclass(hint):
         if not parsed.HasField(name):
             raise MalformedMessage(f"{name} is missing")
@@ -171,6 +219,12 @@ def _typed(name: str, hint: Any, parsed: Any) -> Any:
     if name in LENGTHS and len(value) not in LENGTHS[name]:
         raise MalformedMessage(f"{name} has {len(value)} bytes")
     return value
+
+
+def _several(name: str, kind: type[T], values: Any) -> tuple[T, ...]:
+    if len(values) > MOST_REPEATED:
+        raise MalformedMessage(f"{name} has {len(values)} entries")
+    return tuple(_from_protobuf(kind, one) for one in values)
 
 
 def _enum(kind: type[Enum], name: str, value: int) -> Enum:

@@ -1,7 +1,8 @@
+from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
-from typing import ClassVar as _ClassVar, Mapping as _Mapping, Optional as _Optional, Union as _Union
+from typing import ClassVar as _ClassVar, Iterable as _Iterable, Mapping as _Mapping, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
@@ -53,11 +54,41 @@ EXPIRED: SessionStatus
 LOST: SessionStatus
 
 class GetPopulationRequest(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
+    __slots__ = ("etag",)
+    ETAG_FIELD_NUMBER: _ClassVar[int]
+    etag: bytes
+    def __init__(self, etag: _Optional[bytes] = ...) -> None: ...
 
 class GetPopulationResponse(_message.Message):
-    __slots__ = ("run", "task", "model", "size", "steps", "released", "terms", "wants_device_tag", "retry")
+    __slots__ = ("spec", "signature", "public_key", "retry")
+    SPEC_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURE_FIELD_NUMBER: _ClassVar[int]
+    PUBLIC_KEY_FIELD_NUMBER: _ClassVar[int]
+    RETRY_FIELD_NUMBER: _ClassVar[int]
+    spec: bytes
+    signature: bytes
+    public_key: bytes
+    retry: RetryWindow
+    def __init__(self, spec: _Optional[bytes] = ..., signature: _Optional[bytes] = ..., public_key: _Optional[bytes] = ..., retry: _Optional[_Union[RetryWindow, _Mapping]] = ...) -> None: ...
+
+class PopulationSpec(_message.Message):
+    __slots__ = ("epoch", "server_time", "max_age_seconds", "rho_budget", "wants_proof", "tasks")
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    SERVER_TIME_FIELD_NUMBER: _ClassVar[int]
+    MAX_AGE_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    RHO_BUDGET_FIELD_NUMBER: _ClassVar[int]
+    WANTS_PROOF_FIELD_NUMBER: _ClassVar[int]
+    TASKS_FIELD_NUMBER: _ClassVar[int]
+    epoch: int
+    server_time: float
+    max_age_seconds: float
+    rho_budget: float
+    wants_proof: bool
+    tasks: _containers.RepeatedCompositeFieldContainer[TaskSpec]
+    def __init__(self, epoch: _Optional[int] = ..., server_time: _Optional[float] = ..., max_age_seconds: _Optional[float] = ..., rho_budget: _Optional[float] = ..., wants_proof: bool = ..., tasks: _Optional[_Iterable[_Union[TaskSpec, _Mapping]]] = ...) -> None: ...
+
+class TaskSpec(_message.Message):
+    __slots__ = ("run", "task", "model", "size", "steps", "released", "terms", "wants_device_tag", "ended")
     RUN_FIELD_NUMBER: _ClassVar[int]
     TASK_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
@@ -66,7 +97,7 @@ class GetPopulationResponse(_message.Message):
     RELEASED_FIELD_NUMBER: _ClassVar[int]
     TERMS_FIELD_NUMBER: _ClassVar[int]
     WANTS_DEVICE_TAG_FIELD_NUMBER: _ClassVar[int]
-    RETRY_FIELD_NUMBER: _ClassVar[int]
+    ENDED_FIELD_NUMBER: _ClassVar[int]
     run: bytes
     task: str
     model: str
@@ -75,8 +106,8 @@ class GetPopulationResponse(_message.Message):
     released: int
     terms: PrivacyTerms
     wants_device_tag: bool
-    retry: RetryWindow
-    def __init__(self, run: _Optional[bytes] = ..., task: _Optional[str] = ..., model: _Optional[str] = ..., size: _Optional[int] = ..., steps: _Optional[int] = ..., released: _Optional[int] = ..., terms: _Optional[_Union[PrivacyTerms, _Mapping]] = ..., wants_device_tag: bool = ..., retry: _Optional[_Union[RetryWindow, _Mapping]] = ...) -> None: ...
+    ended: bool
+    def __init__(self, run: _Optional[bytes] = ..., task: _Optional[str] = ..., model: _Optional[str] = ..., size: _Optional[int] = ..., steps: _Optional[int] = ..., released: _Optional[int] = ..., terms: _Optional[_Union[PrivacyTerms, _Mapping]] = ..., wants_device_tag: bool = ..., ended: bool = ...) -> None: ...
 
 class PrivacyTerms(_message.Message):
     __slots__ = ("mechanism", "clip_norm", "noise_multiplier", "rho_budget", "max_participations", "min_separation", "min_period_seconds")
@@ -97,14 +128,32 @@ class PrivacyTerms(_message.Message):
     def __init__(self, mechanism: _Optional[str] = ..., clip_norm: _Optional[float] = ..., noise_multiplier: _Optional[float] = ..., rho_budget: _Optional[float] = ..., max_participations: _Optional[int] = ..., min_separation: _Optional[int] = ..., min_period_seconds: _Optional[float] = ...) -> None: ...
 
 class CheckInRequest(_message.Message):
-    __slots__ = ("request_id", "run", "device_tag")
+    __slots__ = ("request_id", "willing", "proof")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    WILLING_FIELD_NUMBER: _ClassVar[int]
+    PROOF_FIELD_NUMBER: _ClassVar[int]
+    request_id: bytes
+    willing: _containers.RepeatedCompositeFieldContainer[Willing]
+    proof: DeviceProof
+    def __init__(self, request_id: _Optional[bytes] = ..., willing: _Optional[_Iterable[_Union[Willing, _Mapping]]] = ..., proof: _Optional[_Union[DeviceProof, _Mapping]] = ...) -> None: ...
+
+class Willing(_message.Message):
+    __slots__ = ("run", "device_tag")
     RUN_FIELD_NUMBER: _ClassVar[int]
     DEVICE_TAG_FIELD_NUMBER: _ClassVar[int]
-    request_id: bytes
     run: bytes
     device_tag: bytes
-    def __init__(self, request_id: _Optional[bytes] = ..., run: _Optional[bytes] = ..., device_tag: _Optional[bytes] = ...) -> None: ...
+    def __init__(self, run: _Optional[bytes] = ..., device_tag: _Optional[bytes] = ...) -> None: ...
+
+class DeviceProof(_message.Message):
+    __slots__ = ("credential", "etag", "signature")
+    CREDENTIAL_FIELD_NUMBER: _ClassVar[int]
+    ETAG_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURE_FIELD_NUMBER: _ClassVar[int]
+    credential: bytes
+    etag: bytes
+    signature: bytes
+    def __init__(self, credential: _Optional[bytes] = ..., etag: _Optional[bytes] = ..., signature: _Optional[bytes] = ...) -> None: ...
 
 class CheckInResponse(_message.Message):
     __slots__ = ("assignment", "try_later")
@@ -123,14 +172,18 @@ class RetryWindow(_message.Message):
     def __init__(self, min_seconds: _Optional[float] = ..., max_seconds: _Optional[float] = ...) -> None: ...
 
 class Assignment(_message.Message):
-    __slots__ = ("session", "plan", "expires_seconds")
+    __slots__ = ("session", "plan", "expires_seconds", "ticket", "upload_address")
     SESSION_FIELD_NUMBER: _ClassVar[int]
     PLAN_FIELD_NUMBER: _ClassVar[int]
     EXPIRES_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    TICKET_FIELD_NUMBER: _ClassVar[int]
+    UPLOAD_ADDRESS_FIELD_NUMBER: _ClassVar[int]
     session: bytes
     plan: RoundPlan
     expires_seconds: float
-    def __init__(self, session: _Optional[bytes] = ..., plan: _Optional[_Union[RoundPlan, _Mapping]] = ..., expires_seconds: _Optional[float] = ...) -> None: ...
+    ticket: bytes
+    upload_address: str
+    def __init__(self, session: _Optional[bytes] = ..., plan: _Optional[_Union[RoundPlan, _Mapping]] = ..., expires_seconds: _Optional[float] = ..., ticket: _Optional[bytes] = ..., upload_address: _Optional[str] = ...) -> None: ...
 
 class TryLater(_message.Message):
     __slots__ = ("reason", "retry")
@@ -143,6 +196,8 @@ class TryLater(_message.Message):
         OTHER_RUN: _ClassVar[TryLater.Reason]
         NOT_ALLOWED: _ClassVar[TryLater.Reason]
         TAG_MISSING: _ClassVar[TryLater.Reason]
+        PAUSED: _ClassVar[TryLater.Reason]
+        NOT_PROVED: _ClassVar[TryLater.Reason]
     REASON_UNSPECIFIED: TryLater.Reason
     NO_SEATS: TryLater.Reason
     RELEASING: TryLater.Reason
@@ -150,6 +205,8 @@ class TryLater(_message.Message):
     OTHER_RUN: TryLater.Reason
     NOT_ALLOWED: TryLater.Reason
     TAG_MISSING: TryLater.Reason
+    PAUSED: TryLater.Reason
+    NOT_PROVED: TryLater.Reason
     REASON_FIELD_NUMBER: _ClassVar[int]
     RETRY_FIELD_NUMBER: _ClassVar[int]
     reason: TryLater.Reason
@@ -203,10 +260,12 @@ class ArtifactChunk(_message.Message):
     def __init__(self, data: _Optional[bytes] = ...) -> None: ...
 
 class BeginUploadRequest(_message.Message):
-    __slots__ = ("session",)
+    __slots__ = ("session", "ticket")
     SESSION_FIELD_NUMBER: _ClassVar[int]
+    TICKET_FIELD_NUMBER: _ClassVar[int]
     session: bytes
-    def __init__(self, session: _Optional[bytes] = ...) -> None: ...
+    ticket: bytes
+    def __init__(self, session: _Optional[bytes] = ..., ticket: _Optional[bytes] = ...) -> None: ...
 
 class BeginUploadResponse(_message.Message):
     __slots__ = ("answer", "seconds")
@@ -273,7 +332,7 @@ class GetUploadStatusResponse(_message.Message):
     def __init__(self, status: _Optional[_Union[SessionStatus, str]] = ...) -> None: ...
 
 class AbortSessionRequest(_message.Message):
-    __slots__ = ("session", "reason")
+    __slots__ = ("session", "reason", "ticket")
     class Reason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         REASON_UNSPECIFIED: _ClassVar[AbortSessionRequest.Reason]
@@ -286,9 +345,11 @@ class AbortSessionRequest(_message.Message):
     SHUTDOWN: AbortSessionRequest.Reason
     SESSION_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
+    TICKET_FIELD_NUMBER: _ClassVar[int]
     session: bytes
     reason: AbortSessionRequest.Reason
-    def __init__(self, session: _Optional[bytes] = ..., reason: _Optional[_Union[AbortSessionRequest.Reason, str]] = ...) -> None: ...
+    ticket: bytes
+    def __init__(self, session: _Optional[bytes] = ..., reason: _Optional[_Union[AbortSessionRequest.Reason, str]] = ..., ticket: _Optional[bytes] = ...) -> None: ...
 
 class AbortSessionResponse(_message.Message):
     __slots__ = ()

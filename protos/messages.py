@@ -12,7 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 ID_BYTES = 16
-"""Length of a run, session, request or device tag."""
+"""Length of a run, session, request, device tag or ticket."""
+
+CHUNK_BYTES = 512 * 1024
+"""Size of a chunk of a download, and of an upload unless a plan says otherwise."""
 
 
 class Encoding(Enum):
@@ -43,6 +46,8 @@ class LaterReason(Enum):
     OTHER_RUN = 4
     NOT_ALLOWED = 5
     TAG_MISSING = 6
+    PAUSED = 7
+    NOT_PROVED = 8
 
 
 class Go(Enum):
@@ -100,7 +105,9 @@ class RetryWindow:
 
 
 @dataclass(frozen=True)
-class PopulationSpec:
+class TaskSpec:
+    """One task of a population, as devices decide upon it."""
+
     run: bytes
     task: str
     model: str
@@ -109,23 +116,54 @@ class PopulationSpec:
     released: int
     terms: PrivacyTerms
     wants_device_tag: bool
-    retry: RetryWindow
+    ended: bool
 
-    @property
-    def finished(self) -> bool:
-        return self.released >= self.steps
+
+@dataclass(frozen=True)
+class PopulationSpec:
+    """What is signed: the same bytes for every device until the next epoch."""
+
+    epoch: int
+    server_time: float
+    max_age_seconds: float
+    rho_budget: float
+    wants_proof: bool
+    tasks: tuple[TaskSpec, ...]
 
 
 @dataclass(frozen=True)
 class PopulationRequest:
-    pass
+    etag: bytes = b""
+
+
+@dataclass(frozen=True)
+class PopulationAnswer:
+    """A `PopulationSpec` as signed bytes; empty when the device holds the newest."""
+
+    spec: bytes
+    signature: bytes
+    public_key: bytes
+    retry: RetryWindow
+
+
+@dataclass(frozen=True)
+class Willing:
+    run: bytes
+    device_tag: bytes = field(default=b"", repr=False)
+
+
+@dataclass(frozen=True)
+class DeviceProof:
+    credential: bytes = field(repr=False)
+    etag: bytes
+    signature: bytes = field(repr=False)
 
 
 @dataclass(frozen=True)
 class CheckIn:
     request_id: bytes
-    run: bytes
-    device_tag: bytes = field(default=b"", repr=False)
+    willing: tuple[Willing, ...]
+    proof: DeviceProof | None = None
 
 
 @dataclass(frozen=True)
@@ -151,6 +189,8 @@ class Assignment:
     session: bytes = field(repr=False)
     plan: RoundPlan
     expires_seconds: float
+    ticket: bytes = field(repr=False)
+    upload_address: str = ""
 
 
 @dataclass(frozen=True)
@@ -173,6 +213,7 @@ class ArtifactChunk:
 @dataclass(frozen=True)
 class BeginUpload:
     session: bytes = field(repr=False)
+    ticket: bytes = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -211,6 +252,7 @@ class StatusAnswer:
 class Abort:
     session: bytes = field(repr=False)
     reason: AbortReason
+    ticket: bytes = field(repr=False)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Final
 
 from fedrho.protos import messages as m
@@ -11,6 +12,9 @@ SESSION: Final = bytes(range(16, 32))
 REQUEST: Final = bytes(range(32, 48))
 TAG: Final = bytes(range(48, 64))
 SHA: Final = bytes(range(64, 96))
+KEY: Final = bytes(range(96, 128))
+SIGNATURE: Final = bytes(range(128, 192))
+TICKET: Final = bytes(range(192, 208))
 
 TERMS: Final = m.PrivacyTerms("binary-tree", 0.5, 1.25, 10.0, 3, 2, 86400.0)
 RETRY: Final = m.RetryWindow(0.25, 600.0)
@@ -31,24 +35,34 @@ PLAN: Final = m.RoundPlan(
     max_examples=300,
 )
 
+TASK: Final = m.TaskSpec(RUN, "t", "m", 650, 30, 6, TERMS, True, True)
+OTHER: Final = replace(TASK, run=SESSION, task="u")
+WILLING: Final = m.Willing(RUN, TAG)
+PROOF: Final = m.DeviceProof(b"\x04\x05", SHA, SIGNATURE)
+ASSIGNMENT: Final = m.Assignment(SESSION, PLAN, 20.0, TICKET, "a:1")
+
 SAMPLES: Final[tuple[Any, ...]] = (
-    m.PopulationRequest(),
-    m.PopulationSpec(RUN, "t", "m", 650, 30, 6, TERMS, True, RETRY),
+    m.PopulationRequest(SHA),
+    m.PopulationAnswer(b"\x06\x07", SIGNATURE, KEY, RETRY),
+    m.PopulationSpec(9, 1.75e9, 30.0, 12.5, True, (TASK, OTHER)),
+    TASK,
     TERMS,
-    m.CheckIn(REQUEST, RUN, TAG),
+    m.CheckIn(REQUEST, (WILLING, m.Willing(SESSION, KEY[:16])), PROOF),
+    WILLING,
+    PROOF,
     RETRY,
     PLAN,
-    m.Assignment(SESSION, PLAN, 20.0),
+    ASSIGNMENT,
     m.TryLater(m.LaterReason.NOT_ALLOWED, RETRY),
     m.ArtifactRequest(SHA, 1000),
     m.ArtifactChunk(b"\x01\x02\x03"),
-    m.BeginUpload(SESSION),
+    m.BeginUpload(SESSION, TICKET),
     m.Reservation(m.Go.WAIT, 1.5),
     m.UploadHeader(SESSION, 2600),
     m.UploadTrailer(0xCBF43926),
     m.Receipt(m.SessionStatus.REFUSED, m.Refusal.NORM_TOO_LARGE),
     m.StatusRequest(SESSION),
     m.StatusAnswer(m.SessionStatus.LOST),
-    m.Abort(SESSION, m.AbortReason.SHUTDOWN),
+    m.Abort(SESSION, m.AbortReason.SHUTDOWN, TICKET),
     m.Aborted(),
 )

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from enum import Enum
 from functools import partial
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 import pytest
 from google.protobuf.descriptor import FieldDescriptor
@@ -18,7 +18,7 @@ from fedrho.protos import codec
 from fedrho.protos import fedrho_pb2 as pb
 from fedrho.protos import messages as m
 from fedrho.protos.codec import MalformedMessage
-from tests.protos.samples import PLAN, RUN, SAMPLES, SESSION
+from tests.protos.samples import ASSIGNMENT, PLAN, PROOF, RUN, SAMPLES
 
 SAMPLE: dict[type[Any], Any] = {type(sample): sample for sample in SAMPLES}
 VALUES: dict[int, st.SearchStrategy[Any]] = {
@@ -29,7 +29,22 @@ VALUES: dict[int, st.SearchStrategy[Any]] = {
     FieldDescriptor.TYPE_BYTES: st.binary(max_size=40),
     FieldDescriptor.TYPE_BOOL: st.booleans(),
 }
-LENGTHS = {"run": [16], "session": [16], "request_id": [16], "device_tag": [0, 16], "checkpoint_sha256": [32], "sha256": [32]}
+LENGTHS = {
+    "run": [16],
+    "session": [16],
+    "request_id": [16],
+    "device_tag": [0, 16],
+    "ticket": [16],
+    "checkpoint_sha256": [32],
+    "sha256": [32],
+    "etag": [0, 32],
+    "public_key": [32],
+    "signature": [0, 64],
+}
+FREE = {"data", "spec", "credential"}
+"""Bytes of any length: what they hold is looked at by somebody else."""
+
+OPTIONAL = {(m.CheckIn, "proof")}
 
 
 def described(kind: type[Any]) -> list[Any]:
@@ -43,12 +58,18 @@ def messages(kind: type[Any]) -> st.SearchStrategy[Any]:
 
 def values(field: Any, hint: Any) -> st.SearchStrategy[Any]:
     if field.type == FieldDescriptor.TYPE_MESSAGE:
-        return messages(hint)
+        return submessages(hint)
     if field.type == FieldDescriptor.TYPE_ENUM:
         return st.sampled_from([None, *m.Refusal] if hint == m.Refusal | None else list(hint))
     if field.name in LENGTHS:
         return st.one_of([st.binary(min_size=length, max_size=length) for length in LENGTHS[field.name]])
     return VALUES[field.type]
+
+
+def submessages(hint: Any) -> st.SearchStrategy[Any]:
+    if get_origin(hint) is tuple:
+        return st.lists(messages(get_args(hint)[0]), max_size=3).map(tuple)
+    return st.none() | messages(m.DeviceProof) if hint == m.DeviceProof | None else messages(hint)
 
 
 answers = messages(m.Assignment) | messages(m.TryLater)
@@ -111,14 +132,14 @@ def test_message_cut_inside_its_last_field_is_malformed(name: str, data: st.Data
 
 @pytest.mark.parametrize(("kind", "field"), [pair for pair in fields_of(FieldDescriptor.TYPE_BYTES) if pair[1] in LENGTHS])
 def test_identifier_of_another_length_is_malformed(kind: type[Any], field: str) -> None:
-    for length in {0, 1, 15, 16, 17, 31, 32, 33, 64} - set(LENGTHS[field]):
+    for length in {0, 1, 15, 16, 17, 31, 32, 33, 63, 64, 65} - set(LENGTHS[field]):
         with pytest.raises(MalformedMessage, match=f"{field} has {length} bytes"):
             codec.decode(kind, codec.encode(replace(SAMPLE[kind], **{field: bytes(length)})))
 
 
-def test_every_bytes_field_but_the_payload_has_its_length() -> None:
+def test_every_bytes_field_but_what_somebody_else_reads_has_its_length() -> None:
     named = {field for _, field in fields_of(FieldDescriptor.TYPE_BYTES)}
-    assert named - set(LENGTHS) == {"data"}
+    assert named - set(LENGTHS) == FREE
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
@@ -139,7 +160,14 @@ def test_enum_value_that_is_not_known_is_malformed(kind: type[Any], field: str, 
         codec.decode(kind, wire)
 
 
-@pytest.mark.parametrize(("kind", "field"), fields_of(FieldDescriptor.TYPE_MESSAGE))
+def needed() -> list[tuple[type[Any], str]]:
+    """Submessages that may not be missing."""
+    pairs = set(fields_of(FieldDescriptor.TYPE_MESSAGE)) - OPTIONAL
+    several = {(kind, field.name) for kind in codec.PROTOBUF for field in described(kind) if field.is_repeated}
+    return sorted(pairs - several, key=str)
+
+
+@pytest.mark.parametrize(("kind", "field"), needed())
 def test_missing_submessage_is_malformed(kind: type[Any], field: str) -> None:
     with pytest.raises(MalformedMessage, match=f"{field} is missing"):
         codec.decode(kind, edited(kind, lambda parsed: parsed.ClearField(field)))
@@ -147,9 +175,26 @@ def test_missing_submessage_is_malformed(kind: type[Any], field: str) -> None:
 
 def test_what_is_wrong_inside_a_submessage_makes_the_whole_malformed() -> None:
     with pytest.raises(MalformedMessage, match="learning_rate"):
-        codec.decode(m.Assignment, codec.encode(m.Assignment(SESSION, replace(PLAN, learning_rate=math.nan), 1.0)))
+        codec.decode(m.Assignment, codec.encode(replace(ASSIGNMENT, plan=replace(PLAN, learning_rate=math.nan))))
     with pytest.raises(MalformedMessage, match="run has 15 bytes"):
-        codec.decode_answer(codec.encode_answer(m.Assignment(SESSION, replace(PLAN, run=RUN[:15]), 1.0)))
+        codec.decode_answer(codec.encode_answer(replace(ASSIGNMENT, plan=replace(PLAN, run=RUN[:15]))))
+    with pytest.raises(MalformedMessage, match="signature has 63 bytes"):
+        codec.decode(m.CheckIn, codec.encode(m.CheckIn(RUN, (), replace(PROOF, signature=bytes(63)))))
+
+
+def test_what_is_wrong_inside_any_entry_of_a_repeated_field_makes_the_whole_malformed() -> None:
+    with pytest.raises(MalformedMessage, match="device_tag has 3 bytes"):
+        codec.decode(m.CheckIn, codec.encode(m.CheckIn(RUN, (m.Willing(RUN), m.Willing(RUN, bytes(3))))))
+
+
+@pytest.mark.parametrize(("count", "allowed"), [(0, True), (codec.MOST_REPEATED, True), (codec.MOST_REPEATED + 1, False)])
+def test_repeated_field_has_a_most_of_entries(count: int, allowed: bool) -> None:
+    message = m.CheckIn(RUN, (m.Willing(RUN),) * count)
+    if allowed:
+        assert codec.decode(m.CheckIn, codec.encode(message)) == message
+    else:
+        with pytest.raises(MalformedMessage, match=f"willing has {count} entries"):
+            codec.decode(m.CheckIn, codec.encode(message))
 
 
 def test_empty_union_is_malformed() -> None:
@@ -167,3 +212,28 @@ def test_text_that_is_not_utf8_is_malformed() -> None:
 def test_enum_members_are_never_plain_numbers() -> None:
     for kind, field in fields_of(FieldDescriptor.TYPE_ENUM):
         assert isinstance(getattr(codec.decode(kind, codec.encode(SAMPLE[kind])), field), Enum)
+
+
+def chunk_of(wire: bytes) -> bytes:
+    part = codec.decode_part(wire)
+    assert isinstance(part, memoryview)
+    return bytes(part)
+
+
+@pytest.mark.parametrize("length", [0, 1, 127, 128, 129, 130, 16_383, 16_384, 16_385, 524_288])
+def test_a_chunk_is_written_and_read_as_protobuf_does(length: int) -> None:
+    chunk = bytes(range(256)) * (length // 256) + bytes(length % 256)
+    wire = pb.UploadUpdateRequest(chunk=chunk).SerializeToString()
+    assert codec.encode_part(chunk) == codec.encode_part(memoryview(chunk)) == wire
+    assert chunk_of(wire) == chunk
+
+
+def test_a_chunk_written_in_an_unusual_way_is_read_as_protobuf_reads_it() -> None:
+    trailer = pb.UploadUpdateRequest(trailer=pb.UploadTrailer(crc32=5)).SerializeToString()
+    assert chunk_of(b"\x0a\x83\x00abc") == b"abc"  # a length in more bytes than it needs
+    assert chunk_of(b"\x0a\x01x\x0a\x02yz") == b"yz"  # the last one wins
+    assert codec.decode_part(b"\x0a\x01x" + trailer) == m.UploadTrailer(5)
+    assert chunk_of(trailer + b"\x0a\x01x") == b"x"
+    for broken in (b"\x0a", b"\x0a\x02x", b"\x0a\x80", b"\x0a\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01"):
+        with pytest.raises(MalformedMessage):
+            codec.decode_part(broken)

@@ -13,19 +13,41 @@ import pytest
 
 from fedrho.protos import codec
 from fedrho.protos import messages as m
-from tests.protos.samples import PLAN, REQUEST, RETRY, RUN, SAMPLES, SESSION, SHA, TAG
+from tests.protos.samples import ASSIGNMENT, KEY, REQUEST, RETRY, RUN, SAMPLES, SESSION, SHA, SIGNATURE, TAG, TICKET
 
 GOLDEN: dict[type[Any], str] = {
-    m.PopulationRequest: "",
+    m.PopulationRequest: "0a20404142434445464748494a4b4c4d4e4f505152535455565758595a5b5c5d5e5f",
+    m.PopulationAnswer: (
+        "0a0206071240808182838485868788898a8b8c8d8e8f909192939495969798999a9b9c9d9e9fa0a1a2a3a4a5a6a7a8a9aaab"
+        "acadaeafb0b1b2b3b4b5b6b7b8b9babbbcbdbebf1a20606162636465666768696a6b6c6d6e6f707172737475767778797a7b"
+        "7c7d7e7f221209000000000000d03f110000000000c08240"
+    ),
     m.PopulationSpec: (
+        "08091100000060b813da41190000000000003e402100000000000029402801325a0a10000102030405060708090a0b0c0d0e"
+        "0f1201741a016d208a05281e30063a350a0b62696e6172792d7472656511000000000000e03f19000000000000f43f210000"
+        "0000000024402803300239000000000018f54040014801325a0a10101112131415161718191a1b1c1d1e1f1201751a016d20"
+        "8a05281e30063a350a0b62696e6172792d7472656511000000000000e03f19000000000000f43f2100000000000024402803"
+        "300239000000000018f54040014801"
+    ),
+    m.TaskSpec: (
         "0a10000102030405060708090a0b0c0d0e0f1201741a016d208a05281e30063a350a0b62696e6172792d7472656511000000"
-        "000000e03f19000000000000f43f2100000000000024402803300239000000000018f54040014a1209000000000000d03f11"
-        "0000000000c08240"
+        "000000e03f19000000000000f43f2100000000000024402803300239000000000018f54040014801"
     ),
     m.PrivacyTerms: (
         "0a0b62696e6172792d7472656511000000000000e03f19000000000000f43f2100000000000024402803300239000000000018f540"
     ),
-    m.CheckIn: ("0a10202122232425262728292a2b2c2d2e2f1210000102030405060708090a0b0c0d0e0f1a10303132333435363738393a3b3c3d3e3f"),
+    m.CheckIn: (
+        "0a10202122232425262728292a2b2c2d2e2f12240a10000102030405060708090a0b0c0d0e0f121030313233343536373839"
+        "3a3b3c3d3e3f12240a10101112131415161718191a1b1c1d1e1f1210606162636465666768696a6b6c6d6e6f1a680a020405"
+        "1220404142434445464748494a4b4c4d4e4f505152535455565758595a5b5c5d5e5f1a40808182838485868788898a8b8c8d"
+        "8e8f909192939495969798999a9b9c9d9e9fa0a1a2a3a4a5a6a7a8a9aaabacadaeafb0b1b2b3b4b5b6b7b8b9babbbcbdbebf"
+    ),
+    m.Willing: "0a10000102030405060708090a0b0c0d0e0f1210303132333435363738393a3b3c3d3e3f",
+    m.DeviceProof: (
+        "0a0204051220404142434445464748494a4b4c4d4e4f505152535455565758595a5b5c5d5e5f1a4080818283848586878889"
+        "8a8b8c8d8e8f909192939495969798999a9b9c9d9e9fa0a1a2a3a4a5a6a7a8a9aaabacadaeafb0b1b2b3b4b5b6b7b8b9babb"
+        "bcbdbebf"
+    ),
     m.RetryWindow: "09000000000000d03f110000000000c08240",
     m.RoundPlan: (
         "0a10000102030405060708090a0b0c0d0e0f1007180222016d2a20404142434445464748494a4b4c4d4e4f50515253545556"
@@ -34,52 +56,59 @@ GOLDEN: dict[type[Any], str] = {
     m.Assignment: (
         "0a10101112131415161718191a1b1c1d1e1f125f0a10000102030405060708090a0b0c0d0e0f1007180222016d2a20404142"
         "434445464748494a4b4c4d4e4f505152535455565758595a5b5c5d5e5f308a0539000000000000e03f401448025001581061"
-        "000000000000c03f6880802070ac02190000000000003440"
+        "000000000000c03f6880802070ac021900000000000034402210c0c1c2c3c4c5c6c7c8c9cacbcccdcecf2a03613a31"
     ),
     m.TryLater: "0805121209000000000000d03f110000000000c08240",
     m.ArtifactRequest: "0a20404142434445464748494a4b4c4d4e4f505152535455565758595a5b5c5d5e5f10e807",
     m.ArtifactChunk: "0a03010203",
-    m.BeginUpload: "0a10101112131415161718191a1b1c1d1e1f",
+    m.BeginUpload: "0a10101112131415161718191a1b1c1d1e1f1210c0c1c2c3c4c5c6c7c8c9cacbcccdcecf",
     m.Reservation: "080211000000000000f83f",
     m.UploadHeader: "0a10101112131415161718191a1b1c1d1e1f10a814",
     m.UploadTrailer: "08a6f2d0df0c",
     m.Receipt: "08041006",
     m.StatusRequest: "0a10101112131415161718191a1b1c1d1e1f",
     m.StatusAnswer: "0806",
-    m.Abort: "0a10101112131415161718191a1b1c1d1e1f1004",
+    m.Abort: "0a10101112131415161718191a1b1c1d1e1f10041a10c0c1c2c3c4c5c6c7c8c9cacbcccdcecf",
     m.Aborted: "",
 }
 
-Plain = dict[int, "bytes | int | float | Plain"]
+Plain = dict[int, "bytes | int | float | Plain | list[Plain]"]
 
 TERMS_PLAIN: Plain = {1: b"binary-tree", 2: 0.5, 3: 1.25, 4: 10.0, 5: 3, 6: 2, 7: 86400.0}
 RETRY_PLAIN: Plain = {1: 0.25, 2: 600.0}
 MODEL_PLAIN: Plain = {1: RUN, 2: 7, 3: 2, 4: b"m", 5: SHA, 6: 650}
 PLAN_PLAIN: Plain = {**MODEL_PLAIN, 7: 0.5, 8: 20, 9: 2, 10: 1, 11: 16, 12: 0.125, 13: 524288, 14: 300}
+TASK_PLAIN: Plain = {1: RUN, 2: b"t", 3: b"m", 4: 650, 5: 30, 6: 6, 7: TERMS_PLAIN, 8: 1, 9: 1}
+WILLING_PLAIN: Plain = {1: RUN, 2: TAG}
+PROOF_PLAIN: Plain = {1: b"\x04\x05", 2: SHA, 3: SIGNATURE}
 FIELDS: dict[type[Any], Plain] = {
-    m.PopulationRequest: {},
-    m.PopulationSpec: {1: RUN, 2: b"t", 3: b"m", 4: 650, 5: 30, 6: 6, 7: TERMS_PLAIN, 8: 1, 9: RETRY_PLAIN},
+    m.PopulationRequest: {1: SHA},
+    m.PopulationAnswer: {1: b"\x06\x07", 2: SIGNATURE, 3: KEY, 4: RETRY_PLAIN},
+    m.PopulationSpec: {1: 9, 2: 1.75e9, 3: 30.0, 4: 12.5, 5: 1, 6: [TASK_PLAIN, {**TASK_PLAIN, 1: SESSION, 2: b"u"}]},
+    m.TaskSpec: TASK_PLAIN,
     m.PrivacyTerms: TERMS_PLAIN,
-    m.CheckIn: {1: REQUEST, 2: RUN, 3: TAG},
+    m.CheckIn: {1: REQUEST, 2: [WILLING_PLAIN, {1: SESSION, 2: KEY[:16]}], 3: PROOF_PLAIN},
+    m.Willing: WILLING_PLAIN,
+    m.DeviceProof: PROOF_PLAIN,
     m.RetryWindow: RETRY_PLAIN,
     m.RoundPlan: PLAN_PLAIN,
-    m.Assignment: {1: SESSION, 2: PLAN_PLAIN, 3: 20.0},
+    m.Assignment: {1: SESSION, 2: PLAN_PLAIN, 3: 20.0, 4: TICKET, 5: b"a:1"},
     m.TryLater: {1: 5, 2: RETRY_PLAIN},
     m.ArtifactRequest: {1: SHA, 2: 1000},
     m.ArtifactChunk: {1: b"\x01\x02\x03"},
-    m.BeginUpload: {1: SESSION},
+    m.BeginUpload: {1: SESSION, 2: TICKET},
     m.Reservation: {1: 2, 2: 1.5},
     m.UploadHeader: {1: SESSION, 2: 2600},
     m.UploadTrailer: {1: 0xCBF43926},
     m.Receipt: {1: 4, 2: 6},
     m.StatusRequest: {1: SESSION},
     m.StatusAnswer: {1: 6},
-    m.Abort: {1: SESSION, 2: 4},
+    m.Abort: {1: SESSION, 2: 4, 3: TICKET},
     m.Aborted: {},
 }
 
 UNIONS: list[tuple[Any, int, str]] = [
-    (m.Assignment(SESSION, PLAN, 20.0), 1, "0a7c" + GOLDEN[m.Assignment]),
+    (ASSIGNMENT, 1, "0a9301" + GOLDEN[m.Assignment]),
     (m.TryLater(m.LaterReason.NOT_ALLOWED, RETRY), 2, "1216" + GOLDEN[m.TryLater]),
     (b"\x01\x02\x03", 1, "0a03010203"),
     (b"", 1, "0a00"),
@@ -89,7 +118,7 @@ UNIONS: list[tuple[Any, int, str]] = [
 
 
 def read(data: bytes, like: Plain) -> Plain:
-    """The protobuf wire format in ten lines; `like` says which fields are submessages."""
+    """The protobuf wire format in a few lines; `like` says which fields are submessages, in a list where they repeat."""
     fields: Plain = {}
     while data:
         tag, data = varint(data)
@@ -99,9 +128,14 @@ def read(data: bytes, like: Plain) -> Plain:
             fields[tag >> 3], data = struct.unpack("<d", data[:8])[0], data[8:]
         else:
             length, data = varint(data)
-            inner = like.get(tag >> 3)
+            known = like.get(tag >> 3)
             value, data = data[:length], data[length:]
-            fields[tag >> 3] = read(value, inner) if isinstance(inner, dict) else value
+            if isinstance(known, list):
+                there = fields.setdefault(tag >> 3, [])
+                assert isinstance(there, list)
+                there.append(read(value, known[0]))
+            else:
+                fields[tag >> 3] = read(value, known) if isinstance(known, dict) else value
     return fields
 
 
@@ -141,7 +175,9 @@ def test_union_wraps_its_member_in_one_numbered_field(value: Any, number: int, g
     assert list(read(bytes.fromhex(golden), {})) == [number]
 
 
-def test_optional_refusal_and_tag_take_no_bytes() -> None:
+def test_optional_refusal_tag_and_proof_take_no_bytes() -> None:
     assert codec.encode(m.Receipt(m.SessionStatus.COUNTED)).hex() == "0803"
     assert codec.decode(m.Receipt, bytes.fromhex("0803")) == m.Receipt(m.SessionStatus.COUNTED, None)
-    assert codec.encode(m.CheckIn(REQUEST, RUN)).hex() == GOLDEN[m.CheckIn][:72]
+    bare = "0a10" + REQUEST.hex() + "1212" + "0a10" + RUN.hex()
+    assert codec.encode(m.CheckIn(REQUEST, (m.Willing(RUN),))).hex() == bare
+    assert codec.decode(m.CheckIn, bytes.fromhex(bare)) == m.CheckIn(REQUEST, (m.Willing(RUN),), None)

@@ -6,7 +6,7 @@ import re
 from dataclasses import fields
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin, get_type_hints
 
 import pytest
 from google.protobuf.descriptor_pb2 import DescriptorProto, EnumDescriptorProto, FieldDescriptorProto, FileDescriptorProto
@@ -37,7 +37,7 @@ def written(text: str) -> Facts:
     text = re.sub(r"//.*", "", text)
     opened = r"(?P<kind>message|enum|oneof|service)\s+(?P<name>\w+)\s*\{"
     method = r"rpc\s+(?P<rpc>\w+)\((?P<ask>[\w ]+)\)\s+returns\s+\((?P<say>[\w ]+)\);"
-    field = r"(?:(?P<type>[\w.]+)\s+)?(?P<field>\w+)\s*=\s*(?P<number>\d+);"
+    field = r"(?:(?P<type>(?:repeated\s+)?[\w.]+)\s+)?(?P<field>\w+)\s*=\s*(?P<number>\d+);"
     for found in re.finditer(rf"{opened}|{method}|reserved\s+(?P<reserved>[\d, ]+);|{field}|\}}", text):
         part = found.groupdict()
         path = ".".join(name for kind, name in scopes if kind != "oneof")
@@ -85,9 +85,10 @@ def message_facts(message: DescriptorProto) -> Facts:
 
 
 def type_name(scope: str, field: FieldDescriptorProto) -> str:
+    repeated = "repeated " if field.label == FieldDescriptorProto.Label.LABEL_REPEATED else ""
     if field.type_name:
-        return field.type_name.removeprefix(".fedrho.v1.").removeprefix(f"{scope}.")
-    return FieldDescriptorProto.Type.Name(field.type).removeprefix("TYPE_").lower()
+        return repeated + field.type_name.removeprefix(".fedrho.v1.").removeprefix(f"{scope}.")
+    return repeated + FieldDescriptorProto.Type.Name(field.type).removeprefix("TYPE_").lower()
 
 
 def descriptor() -> FileDescriptorProto:
@@ -100,10 +101,18 @@ def test_generated_code_is_what_the_proto_says() -> None:
     assert generated(descriptor()) == written(PROTO.read_text(encoding="utf-8"))
 
 
-def test_no_field_is_repeated_or_optional() -> None:
-    """The parser above knows neither, and the codec would drop them."""
-    plain = FieldDescriptorProto.Label.LABEL_OPTIONAL
-    assert all(field.label == plain and not field.proto3_optional for kind in descriptor().message_type for field in kind.field)
+def test_exactly_the_tuples_are_repeated_and_nothing_is_optional() -> None:
+    """The codec would drop what it does not expect, and the parser above knows no `optional`."""
+    several = FieldDescriptorProto.Label.LABEL_REPEATED
+    found = {(kind.name, field.name) for kind in descriptor().message_type for field in kind.field if field.label == several}
+    assert found == {
+        (codec.PROTOBUF[kind].DESCRIPTOR.name, name)
+        for kind in codec.PROTOBUF
+        for name, hint in get_type_hints(kind).items()
+        if get_origin(hint) is tuple
+    }
+    assert len(found) == 2
+    assert not any(field.proto3_optional for kind in descriptor().message_type for field in kind.field)
 
 
 def test_service_has_the_name_that_paths_carry() -> None:
