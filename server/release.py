@@ -7,14 +7,16 @@ that the stored result is served again. Nothing here is recomputed, and nothing 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Protocol
 
 from fedrho.privacy.mechanism import NoiseState
 from fedrho.privacy.noise import KeptVector, NoiseNode, NoiseSource, ReplayedNoise
 from fedrho.privacy.vectors import ClippedSum, FloatVector
+from fedrho.privacy.zcdp import Rho
 from fedrho.server.ledger import Charge, charge, same_price
 from fedrho.server.optimizers import Velocity
-from fedrho.server.tasks import Task
+from fedrho.server.tasks import Task, TaskFile
 
 
 class StoreConflict(RuntimeError):
@@ -56,19 +58,73 @@ class Stored:
     kept: tuple[KeptVector, ...] = ()
 
 
+class RunState(Enum):
+    """ACTIVE and PAUSED take turns; CANCELLED and FINISHED are final."""
+
+    ACTIVE = "active"
+    PAUSED = "paused"
+    CANCELLED = "cancelled"
+    FINISHED = "finished"
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """How far a run is, and what it has spent; times are in seconds since 1970."""
+
+    run: bytes
+    file: TaskFile
+    state: RunState
+    step: int
+    rho: Rho
+    created_at: float
+    committed_at: float
+    weights_sha256: bytes
+
+
 class Store(Protocol):
-    """Durable state behind one interface."""
+    """The durable state of a population: its runs, whose prices add up, and what they may spend together.
+
+    Guarantees: whatever raises has changed nothing that counts; two runs may commit from two threads at once.
+    """
+
+    def runs(self) -> tuple[RunRecord, ...]:
+        """All runs there ever were, in the order of their creation."""
+        ...
+
+    def find(self, task: Task) -> bytes | None:
+        """The run that this task continues, by its name.
+
+        Raises StoreConflict when the task of that name is another (the message names the differing keys), or was cancelled.
+        """
+        ...
 
     def create(self, task: Task, run: bytes, tag_key: bytes, start: Commit) -> None:
-        """A new run; raises StoreConflict when there is one already."""
+        """A new run; raises StoreConflict when the name or the run is taken."""
         ...
 
-    def load(self, task: Task) -> Stored | None:
-        """The run, or None when there is none yet; raises StoreConflict when it is a run of another task, or damaged."""
+    def load(self, task: Task, run: bytes) -> Stored:
+        """Raises StoreConflict when `run` is not this task's, was cancelled, is damaged, or older than what was published."""
         ...
 
-    def commit(self, commit: Commit) -> None:
-        """All or nothing; raises StoreConflict unless `commit` is the next step after the latest."""
+    def commit(self, run: bytes, commit: Commit) -> None:
+        """All or nothing. Raises StoreConflict unless `commit` is the next step of a run that is active or paused,
+        BudgetExhausted when all runs together would cost more than the store's budget.
+        """
+        ...
+
+    def set_state(self, run: bytes, state: RunState) -> None:
+        """Pauses, resumes or cancels. Cancelling erases what the last commit would: seeds, kept vectors, tags and their key.
+
+        Raises StoreConflict where a run cannot go from its state to this one.
+        """
+        ...
+
+    def budget(self) -> Rho | None:
+        """What all runs may cost together; None: no limit beyond the tasks' own."""
+        ...
+
+    def set_budget(self, rho: Rho | None) -> None:
+        """Raises BudgetExhausted when the runs cost more than that already, ValueError for what is no budget."""
         ...
 
 
@@ -97,13 +153,16 @@ class Attempt:
     opened_at: float
 
 
-def release(task: Task, before: Progress, attempt: Attempt, source: NoiseSource, store: Store, now: float) -> Progress:
-    """The next step. Raises BudgetExhausted or StoreConflict, and then nothing was released."""
+def release(
+    task: Task, run: bytes, before: Progress, attempt: Attempt, source: NoiseSource, store: Store, now: float
+) -> Progress:
+    """The next step of `run`. Raises BudgetExhausted or StoreConflict, and then nothing was released."""
     spent = charge(task, before.step + 1)
     last = spent.step == task.file.steps
     released, mechanism = task.mechanism.release(attempt.total, before.mechanism, source)
     weights, velocity = task.optimizer.apply(released, task.file.round.goal, before.weights, before.velocity)
     store.commit(
+        run,
         Commit(
             charge=spent,
             attempt=attempt.number,
@@ -116,7 +175,7 @@ def release(task: Task, before: Progress, attempt: Attempt, source: NoiseSource,
             committed_at=now,
             kept=() if last else mechanism.kept,
             last=last,
-        )
+        ),
     )
     return Progress(spent, weights, velocity, mechanism)
 

@@ -19,17 +19,17 @@ import pytest
 from fedrho.privacy.statement import PrivacyStatement
 from fedrho.privacy.vectors import ClippedSum
 from fedrho.server.chain import Entry, HistoryBroken, check, first_link, read_task
-from fedrho.server.coordinator import Coordinator
 from fedrho.server.release import Attempt, StoreConflict
-from fedrho.server.store import SqliteStore, read_history
+from fedrho.server.storage.store import open_store, read_history
 from fedrho.server.tasks import Task
+from tests.server.one_run import SIGNER, OneRun
 
 MakeTask = Callable[..., Task]
-MakeEngine = Callable[..., Coordinator]
+MakeEngine = Callable[..., OneRun]
 
 
 def run(folder: Path, make_engine: MakeEngine, steps: int, algorithm: str = "dp-ftrl") -> PrivacyStatement:
-    with SqliteStore(folder) as store:
+    with open_store(folder) as store:
         engine = make_engine(store=store, algorithm=algorithm)
         for _ in range(steps):
             total = ClippedSum(np.zeros(12, np.int64), engine.task.mechanism.grid)
@@ -60,15 +60,17 @@ def test_a_link_is_the_hash_of_all_before_it(tmp_path: Path, make_engine: MakeEn
         (row,) = opened.execute("SELECT * FROM runs").fetchall()
         link = hashlib.sha256(row["run"] + hashlib.sha256(row["task"].encode()).digest()).digest()
         for release in opened.execute("SELECT * FROM releases ORDER BY step").fetchall():
-            nodes = opened.execute("SELECT name, digest FROM noise_nodes WHERE step = ? ORDER BY rowid", (release["step"],))
+            nodes = opened.execute("SELECT name, digest FROM noise_nodes WHERE step = ? ORDER BY position", (release["step"],))
             values = {key: value.hex() if isinstance(value, bytes) else value for key, value in dict(release).items()}
             stored = bytes.fromhex(values.pop("link"))
+            del values["run"]
             values["nodes"] = [[node["name"], node["digest"].hex()] for node in nodes]
             values["kept"] = []
             text = json.dumps(values, sort_keys=True, separators=(",", ":"))
             link = hashlib.sha256(link + text.encode()).digest()
             assert link == stored
-    assert json.loads((tmp_path / "published.json").read_text())["link"] == link.hex()
+    (published,) = (tmp_path / "published").iterdir()
+    assert json.loads(published.read_text())["link"] == link.hex()
 
 
 CHANGES = {
@@ -155,7 +157,7 @@ def test_two_nodes_of_the_same_noise_are_named(tmp_path: Path, make_engine: Make
 
 @pytest.mark.parametrize("algorithm", ["dp-ftrl", "dp-fedavg"])
 def test_a_run_whose_noise_rounds_to_nothing_is_no_forgery(algorithm: str, tmp_path: Path, make_engine: MakeEngine) -> None:
-    with SqliteStore(tmp_path) as store:
+    with open_store(tmp_path) as store:
         engine = make_engine(store=store, algorithm=algorithm, **{"rho = 2.0": "rho = 1e12"})
         for _ in range(4):
             total = ClippedSum(np.zeros(12, np.int64), engine.task.mechanism.grid)
@@ -181,12 +183,13 @@ def test_steps_beyond_the_plan_are_refused(tmp_path: Path, make_engine: MakeEngi
         ("UPDATE releases SET attempt = 9e999 WHERE step = 0", "step 0: holds something else"),
         ("UPDATE releases SET weights_sha256 = 1.5 WHERE step = 2", "step 2"),
         ("DELETE FROM releases", "noise of step 1, which was never released|no step is stored|step 0"),
-        ("DELETE FROM runs", "holds 0 runs"),
-        ("INSERT INTO runs VALUES (x'01', '{}', x'02', 0)", "holds 2 runs"),
+        ("DELETE FROM runs", "holds no run"),
+        ("UPDATE runs SET state = 'free'", "its state was changed"),
+        ("UPDATE releases SET run = x'02' WHERE step > 2", "noise of step 3, which was never released"),
         ("UPDATE runs SET task = 'garbage'", "step 0: its link does not follow"),
         ("UPDATE runs SET task = replace(task, '\"steps\":4', '\"steps\":5')", "step 0: its link does not follow"),
-        ("INSERT INTO noise_nodes VALUES ('x', 99, NULL, x'01')", "noise of step 99"),
-        ("INSERT INTO noise_vectors VALUES ('x', 99, '<i8', x'01', 0)", "noise of step 99"),
+        ("INSERT INTO noise_nodes SELECT run, 'x', 99, 0, NULL, x'01' FROM runs", "noise of step 99"),
+        ("INSERT INTO noise_vectors SELECT run, 'x', 99, '<i8', x'01', 0 FROM runs", "noise of step 99"),
     ],
 )
 def test_no_tampering_ends_in_anything_but_one_clear_sentence(
@@ -210,7 +213,7 @@ def test_a_published_step_that_never_was_is_refused(
     step: str, tmp_path: Path, make_engine: MakeEngine, make_task: MakeTask
 ) -> None:
     run(tmp_path, make_engine, 4)
-    published = tmp_path / "published.json"
+    (published,) = (tmp_path / "published").iterdir()
     published.write_text(published.read_text().replace('"step": 4', f'"step": {step}'))
     with pytest.raises((HistoryBroken, StoreConflict), match="published"):
         check(read_history(tmp_path), make_task())
@@ -218,13 +221,13 @@ def test_a_published_step_that_never_was_is_refused(
 
 def test_a_chain_starts_and_ends_a_server(tmp_path: Path, make_task: MakeTask) -> None:
     """A server that continues a run checks its history first; `serve` is told by the history of an old step."""
-    from fedrho.server.app import Listener, serve
+    from fedrho.server.app import Listener, Serving, serve
 
     task = make_task(**{"goal = 3": "goal = 1", "population = 12": "population = 40"})
 
     async def start() -> None:
-        stopping = Listener(lambda address, coordinator: os.kill(os.getpid(), signal.SIGTERM), lambda coordinator: None)
-        await serve(task, tmp_path / "run", "127.0.0.1", 0, stopping)
+        stopping = Listener(lambda address, population: os.kill(os.getpid(), signal.SIGTERM), lambda coordinator: None)
+        await serve(Serving((task,), tmp_path / "run", lambda: SIGNER), stopping)
 
     asyncio.run(start())
     asyncio.run(start())

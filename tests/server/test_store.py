@@ -7,8 +7,6 @@ import json
 import os
 import shutil
 import sqlite3
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
@@ -17,106 +15,34 @@ from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
-from fedrho.privacy.noise import KeptVector, NoiseMismatch, NoiseNode, SystemNoise
+from fedrho.privacy.noise import KeptVector, NoiseMismatch
 from fedrho.privacy.tree import TreeState
-from fedrho.privacy.zcdp import Rho
-from fedrho.server.coordinator import Coordinator
-from fedrho.server.ledger import Charge
-from fedrho.server.release import Commit, Store, StoreConflict
-from fedrho.server.store import MemoryStore, SqliteStore, StoreBusy, read_blob, read_history, read_status
+from fedrho.protos.messages import SessionStatus
+from fedrho.server.release import RunState, StoreConflict
+from fedrho.server.storage.store import StoreBusy, latest_status, open_store, read_blob, read_history, read_status
 from fedrho.server.tasks import Task
+from tests.server.one_run import OneRun
+from tests.server.test_store_contract import RUN, SIZE, commit
 
-SIZE = 12
 LONG: dict[str, Any] = {"steps = 4": "steps = 80", "max_times = 2": "max_times = 40"}
 MakeTask = Callable[..., Task]
-MakeEngine = Callable[..., Coordinator]
-
-
-@pytest.fixture(params=["memory", "sqlite"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
-    if request.param == "memory":
-        yield MemoryStore()
-    else:
-        with SqliteStore(tmp_path / "store") as opened:
-            yield opened
-
-
-def commit(
-    step: int, drawn: tuple[NoiseNode, ...] = (), live: frozenset[str] = frozenset(), tags: tuple[bytes, ...] = ()
-) -> Commit:
-    weights = np.full(SIZE, step, dtype=np.float32)
-    return Commit(Charge(step, Rho(step / 8)), 1, weights, weights.astype(np.float64) / 3, drawn, live, tags, 1.0, 2.0)
-
-
-def started(store: Store, task: Task) -> Store:
-    store.create(task, b"r" * 16, b"k" * 32, commit(0))
-    return store
-
-
-def test_what_was_committed_is_loaded_again(store: Store, make_task: MakeTask) -> None:
-    task = make_task()
-    assert store.load(task) is None
-    started(store, task)
-    _, node = SystemNoise().draw("tree.0.0", SIZE, 10.0)
-    store.commit(commit(1, (node,), frozenset({node.name}), (b"t" * 16,)))
-    stored = store.load(task)
-    assert stored is not None
-    assert (stored.run, stored.tag_key, stored.charge) == (b"r" * 16, b"k" * 32, Charge(1, Rho(0.125)))
-    np.testing.assert_array_equal(stored.weights, commit(1).weights)
-    np.testing.assert_array_equal(stored.velocity, commit(1).velocity)
-    assert stored.nodes == (node,)
-    assert stored.participations == ((b"t" * 16, 1),)
-
-
-@pytest.mark.parametrize("step", [0, 1, 3])
-def test_only_the_next_step_can_be_committed(store: Store, make_task: MakeTask, step: int) -> None:
-    started(store, make_task()).commit(commit(1))
-    with pytest.raises(StoreConflict):
-        store.commit(commit(step))
-    stored = store.load(make_task())
-    assert stored is not None
-    assert stored.charge.step == 1
-
-
-def test_a_run_is_created_once(store: Store, make_task: MakeTask) -> None:
-    started(store, make_task())
-    with pytest.raises(StoreConflict):
-        started(store, make_task())
-
-
-def test_seeds_that_nothing_needs_are_forgotten(store: Store, make_task: MakeTask) -> None:
-    started(store, make_task())
-    nodes = [SystemNoise().draw(f"tree.0.{index}", SIZE, 1.0)[1] for index in range(2)]
-    store.commit(commit(1, (nodes[0],), frozenset({nodes[0].name})))
-    store.commit(commit(2, (nodes[1],), frozenset({nodes[1].name})))
-    stored = store.load(make_task())
-    assert stored is not None
-    assert stored.nodes == (nodes[1],)
-    if isinstance(store, SqliteStore):
-        assert nodes[0].seed not in (store.folder / "fedrho.sqlite").read_bytes()
+MakeEngine = Callable[..., OneRun]
 
 
 # -- folders
 
 
-def fill_round(engine: Coordinator) -> None:
+def fill_round(engine: OneRun) -> None:
     """Full rounds of clipped unit vectors, by devices that nobody remembers."""
-    from fedrho.protos.messages import Assignment, BeginUpload, CheckIn, Upload
-
     for number in range(engine.task.file.round.goal):
-        answer = engine.check_in(CheckIn(os.urandom(16), engine.run, os.urandom(16)), 0.0)
-        assert isinstance(answer, Assignment)
-        engine.begin_upload(BeginUpload(answer.session), 0.0)
-        vector = np.zeros(SIZE, dtype=np.int32)
-        vector[number] = engine.task.mechanism.grid.radius
-        engine.upload(Upload(answer.session, vector), 0.0)
+        session = engine.reserve(engine.seat(tag=os.urandom(16)))
+        assert engine.send(session, number).status is SessionStatus.COUNTED
 
 
 @contextmanager
-def engine_in(folder: Path, make_engine: MakeEngine, steps: int = 0, **task: Any) -> Iterator[Coordinator]:
-    with SqliteStore(folder) as store:
+def engine_in(folder: Path, make_engine: MakeEngine, steps: int = 0, **task: Any) -> Iterator[OneRun]:
+    with open_store(folder) as store:
         engine = make_engine(store, size=SIZE, **task)
         for _ in range(steps):
             fill_round(engine)
@@ -136,17 +62,17 @@ def test_a_reopened_folder_continues_to_the_bit(tmp_path: Path, make_engine: Mak
 
 
 def test_one_server_a_folder(tmp_path: Path) -> None:
-    with SqliteStore(tmp_path), pytest.raises(StoreBusy, match="another server"):
-        SqliteStore(tmp_path)
-    with SqliteStore(tmp_path):
+    with open_store(tmp_path), pytest.raises(StoreBusy, match="another server"):
+        open_store(tmp_path)
+    with open_store(tmp_path):
         pass
 
 
 def test_another_task_is_refused_and_the_difference_named(tmp_path: Path, make_task: MakeTask) -> None:
-    with SqliteStore(tmp_path) as store:
-        started(store, make_task())
-    with SqliteStore(tmp_path) as store, pytest.raises(StoreConflict, match="steps is 4 there, 3 here"):
-        store.load(make_task(**{"steps = 4": "steps = 3"}))
+    with open_store(tmp_path) as store:
+        store.create(make_task(), RUN, b"k" * 32, commit(0))
+    with open_store(tmp_path) as store, pytest.raises(StoreConflict, match="steps is 4 there, 3 here"):
+        store.find(make_task(**{"steps = 4": "steps = 3"}))
 
 
 def test_a_database_older_than_what_was_published_stops_the_server(tmp_path: Path, make_engine: MakeEngine) -> None:
@@ -188,7 +114,7 @@ def test_a_charge_that_is_not_the_price_stops_the_server(tmp_path: Path, make_en
 @pytest.mark.parametrize("damage", ["database", "blob"])
 def test_damage_is_said_and_nothing_is_released(tmp_path: Path, make_engine: MakeEngine, damage: str) -> None:
     with engine_in(tmp_path, make_engine, steps=1) as engine:
-        digest = engine._checkpoint_sha256
+        digest = engine.coordinator.checkpoint_sha256
     target = tmp_path / "fedrho.sqlite" if damage == "database" else tmp_path / "blobs" / digest.hex()
     target.write_bytes(b"nonsense" * 100)
     with pytest.raises(StoreConflict, match=r"not a usable store|damaged"), engine_in(tmp_path, make_engine):
@@ -199,7 +125,7 @@ def test_the_end_of_a_run_erases_every_seed_and_every_tag(tmp_path: Path, make_e
     with engine_in(tmp_path, make_engine, steps=3, window=True) as engine:
         secrets = [node.seed for node in engine.progress.mechanism.live]
         assert len(secrets) == 4
-        secrets += [engine._tag_key, *engine._past]
+        secrets += [engine.coordinator._tag_key, *engine.coordinator._past]
         assert len(secrets) == 5 + 9
         assert all(secret in content_of(tmp_path) for secret in secrets)
     with engine_in(tmp_path, make_engine, steps=1, window=True) as engine:
@@ -220,42 +146,31 @@ def test_old_checkpoints_and_orphans_are_swept(tmp_path: Path, make_engine: Make
     with engine_in(tmp_path, make_engine, steps=2) as engine:
         names = {path.name for path in (tmp_path / "blobs").iterdir()}
         assert len(names) == 4
-        assert engine._checkpoint_sha256.hex() in names
+        assert engine.coordinator.checkpoint_sha256.hex() in names
 
 
 def test_status_is_readable_beside_the_server(tmp_path: Path, make_engine: MakeEngine) -> None:
-    assert read_status(tmp_path / "s") is None
+    assert read_status(tmp_path / "s") == ()
     with engine_in(tmp_path / "s", make_engine, steps=2) as engine:
-        status = read_status(tmp_path / "s")
-        assert status is not None
+        (status,) = read_status(tmp_path / "s")
         assert (status.step, status.rho, status.running) == (2, engine.progress.charge.rho, True)
         assert np.frombuffer(read_blob(tmp_path / "s", status.weights_sha256), "<f4").tolist() == engine.progress.weights.tolist()
-    status = read_status(tmp_path / "s")
-    assert status is not None
-    assert not status.running
+    (status,) = read_status(tmp_path / "s")
+    assert (status.running, status.state) == (False, RunState.ACTIVE)
+    assert latest_status(tmp_path / "s") == status
 
 
 def test_the_folder_belongs_to_its_owner_alone(tmp_path: Path) -> None:
-    with SqliteStore(tmp_path / "s"):
+    with open_store(tmp_path / "s"):
         assert (tmp_path / "s").stat().st_mode & 0o077 == 0
-
-
-@pytest.mark.slow
-def test_sigkill_at_any_moment_never_gives_two_results_for_a_step(tmp_path: Path) -> None:
-    """A hundred kills at random moments of a loop of releases; see kill_loop.py for what is compared."""
-    script = Path(__file__).parent / "kill_loop.py"
-    done = subprocess.run([sys.executable, str(script), str(tmp_path), "100"], capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    kills, steps = map(int, done.stdout.split())
-    assert kills == 100
-    assert steps > 100
 
 
 def test_published_says_what_was_committed(tmp_path: Path, make_engine: MakeEngine) -> None:
     with engine_in(tmp_path, make_engine, steps=2) as engine:
-        published = json.loads((tmp_path / "published.json").read_text())
+        (path,) = (tmp_path / "published").iterdir()
         link = read_history(tmp_path).links[2]
-        assert published == {"run": engine.run.hex(), "step": 2, "link": link.hex()}
+        assert path.name == f"{engine.run.hex()}.2"
+        assert json.loads(path.read_text()) == {"run": engine.run.hex(), "step": 2, "link": link.hex()}
 
 
 @pytest.mark.parametrize("name", ["run#1", "run?2", "run%41", "run 3", "löwe"])
@@ -263,47 +178,69 @@ def test_any_name_of_a_folder_keeps_the_database_inside(name: str, tmp_path: Pat
     with engine_in(tmp_path / name, make_engine, steps=1):
         pass
     assert [path.name for path in tmp_path.iterdir()] == [name]
-    status = read_status(tmp_path / name)
-    assert status is not None
+    (status,) = read_status(tmp_path / name)
     assert status.step == 1
 
 
 def test_a_restart_says_again_what_may_have_been_seen(tmp_path: Path, make_engine: MakeEngine) -> None:
     """Killed between the commit and its note, the next server serves that step; an older database is then refused."""
     with engine_in(tmp_path, make_engine, steps=1):
-        shutil.copy(tmp_path / "published.json", tmp_path / "older.json")
+        shutil.copytree(tmp_path / "published", tmp_path / "older")
     shutil.copy(tmp_path / "fedrho.sqlite", tmp_path / "older.sqlite")
     with engine_in(tmp_path, make_engine, steps=1):
         pass
-    shutil.move(tmp_path / "older.json", tmp_path / "published.json")
+    shutil.rmtree(tmp_path / "published")
+    shutil.move(tmp_path / "older", tmp_path / "published")
     with engine_in(tmp_path, make_engine) as engine:
         assert engine.progress.step == 2
-        assert json.loads((tmp_path / "published.json").read_text())["step"] == 2
+        assert [path.name for path in (tmp_path / "published").iterdir()] == [f"{engine.run.hex()}.2"]
     shutil.move(tmp_path / "older.sqlite", tmp_path / "fedrho.sqlite")
     with pytest.raises(StoreConflict, match="older than what was published"), engine_in(tmp_path, make_engine):
         pass
 
 
-def test_kept_vectors_are_stored_while_they_are_needed_and_leave_nothing(store: Store, make_task: MakeTask) -> None:
-    task = make_task()
-    started(store, task)
-    vectors: list[NDArray[Any]] = [np.arange(SIZE, dtype=np.int64) * 7, np.linspace(0, 1, SIZE), np.arange(SIZE, dtype=np.int32)]
-    kept = [KeptVector(f"vector.{number}", vector) for number, vector in enumerate(vectors)]
-    store.commit(replace(commit(1), kept=(kept[0], kept[1])))
-    store.commit(replace(commit(2), kept=(kept[1], kept[2])))
-    stored = store.load(task)
-    assert stored is not None
-    assert {one.name: one.vector.tobytes() for one in stored.kept} == {one.name: one.vector.tobytes() for one in kept[1:]}
-    assert {one.name: one.vector.dtype for one in stored.kept} == {one.name: one.vector.dtype for one in kept[1:]}
-    if isinstance(store, SqliteStore):
-        assert not (store.folder / "blobs" / hashlib.sha256(vectors[0].tobytes()).hexdigest()).exists()
-    store.commit(replace(commit(3), last=True))
-    stored = store.load(task)
-    assert stored is not None
-    assert stored.kept == ()
-    if isinstance(store, SqliteStore):
-        blobs = {path.name for path in (store.folder / "blobs").iterdir()}
-        assert not blobs & {hashlib.sha256(vector.tobytes()).hexdigest() for vector in vectors}
+def test_blobs_of_vectors_go_when_nothing_needs_them(tmp_path: Path, make_task: MakeTask) -> None:
+    vectors = [np.arange(SIZE) * factor for factor in (7, 9)]
+    kept = tuple(KeptVector(f"vector.{number}", vector) for number, vector in enumerate(vectors))
+    paths = [tmp_path / "s" / "blobs" / hashlib.sha256(vector.tobytes()).hexdigest() for vector in vectors]
+    with open_store(tmp_path / "s") as store:
+        store.create(make_task(), RUN, b"k" * 32, commit(0))
+        store.commit(RUN, replace(commit(1), kept=kept))
+        assert [path.exists() for path in paths] == [True, True]
+        store.commit(RUN, replace(commit(2), kept=kept[1:]))
+        assert [path.exists() for path in paths] == [False, True]
+        store.commit(RUN, replace(commit(3), last=True))
+        assert [path.exists() for path in paths] == [False, False]
+
+
+def test_a_commit_never_sweeps_what_another_is_about_to_name(tmp_path: Path, make_task: MakeTask) -> None:
+    """The first run's blobs are written, its transaction has not begun; meanwhile the second commits, and sweeps."""
+    other, task = b"s" * 16, make_task(**{'"small"': '"other"'})
+    with open_store(tmp_path) as store:
+        store.create(make_task(), RUN, b"k" * 32, commit(0))
+        store.create(task, other, b"k" * 32, commit(0))
+        put, objects, written = store._objects.put, store._objects, list[str]()
+
+        def interrupted(key: str, data: bytes) -> None:
+            put(key, data)
+            written.append(key)
+            if len(written) == 2:
+                store.commit(other, commit(1))
+
+        objects.put = interrupted  # type: ignore[method-assign]
+        store.commit(RUN, replace(commit(1), weights=np.full(SIZE, 77, dtype=np.float32)))
+        assert store.load(make_task(), RUN).weights[0] == 77
+        assert store.load(task, other).weights[0] == 1
+
+
+def test_a_cancelled_run_leaves_no_secret(tmp_path: Path, make_engine: MakeEngine) -> None:
+    with engine_in(tmp_path, make_engine, steps=3, window=True) as engine:
+        coordinator = engine.coordinator
+        secrets = [*(node.seed for node in engine.progress.mechanism.live), coordinator._tag_key, *coordinator._past]
+        assert all(secret in content_of(tmp_path) for secret in secrets)
+    with open_store(tmp_path) as store:
+        store.set_state(engine.run, RunState.CANCELLED)
+    assert not any(secret in content_of(tmp_path) for secret in secrets)
 
 
 def test_a_run_goes_on_from_kept_vectors_and_few_seeds(tmp_path: Path, make_engine: MakeEngine) -> None:
@@ -336,11 +273,11 @@ def test_a_database_with_another_history_than_the_published_one_stops_the_server
 def test_a_note_of_what_was_published_that_is_missing_or_damaged_stops_the_server(
     content: bytes | None, tmp_path: Path, make_engine: MakeEngine
 ) -> None:
-    with engine_in(tmp_path, make_engine, steps=1):
-        pass
-    (tmp_path / "published.json").unlink()
+    with engine_in(tmp_path, make_engine, steps=1) as engine:
+        note = tmp_path / "published" / f"{engine.run.hex()}.1"
+    note.unlink()
     if content is not None:
-        (tmp_path / "published.json").write_bytes(content)
+        note.write_bytes(content)
     with pytest.raises(StoreConflict, match="missing or damaged"), engine_in(tmp_path, make_engine):
         pass
 
@@ -357,13 +294,13 @@ def test_a_folder_with_other_things_in_it_is_not_taken_over(tmp_path: Path) -> N
     (tmp_path / "letters.txt").write_text("mine")
     mode = tmp_path.stat().st_mode
     with pytest.raises(StoreConflict, match="holds other files"):
-        SqliteStore(tmp_path)
+        open_store(tmp_path)
     assert tmp_path.stat().st_mode == mode
     assert [path.name for path in tmp_path.iterdir()] == ["letters.txt"]
 
 
 def test_every_commit_is_written_through(tmp_path: Path) -> None:
-    with SqliteStore(tmp_path) as store, store._engine.connect() as connection:
+    with open_store(tmp_path) as store, store._database.writer.connect() as connection:
         assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 2
         assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
         assert connection.exec_driver_sql("PRAGMA secure_delete").scalar() == 1
