@@ -1,0 +1,110 @@
+"""Released weights as a file that other tools read, with the privacy statement inside.
+
+NAME.keras        a Keras archive for `keras.saving.load_model`, with `privacy_statement.json` in it
+NAME.safetensors  one tensor a weight, by its name; the statement is `privacy_statement` of the metadata
+NAME.npz          one array a weight, by its name; the statement is the array `privacy_statement`
+
+A file appears whole or not at all.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import warnings
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedrho.console import BadInput
+from fedrho.operator_client import Exported
+
+if TYPE_CHECKING:
+    from fedrho.models.flat import FlatModel
+
+STATEMENT: Final = "privacy_statement"
+
+
+def check_out(out: Path, force: bool) -> None:
+    """Raises BadInput for what could never be written; before anybody is asked for anything."""
+    if out.suffix not in WRITERS:
+        raise BadInput(f"--out {out}: allowed: a name that ends in {', '.join(WRITERS)}")
+    if not out.parent.is_dir():
+        raise BadInput(f"--out {out}: there is no folder {out.parent}")
+    if out.is_dir():
+        raise BadInput(f"--out {out}: is a folder")
+    if out.exists() and not force:
+        raise BadInput(f"--out {out}: is there already; choose another name, or add --force")
+
+
+def write_export(out: Path, exported: Exported) -> None:
+    """Raises BadInput where the weights are not those of the model, or the disk will not have them; UnknownModel."""
+    model = _model(exported)
+    scratch = out.with_name(f".{out.stem}.{secrets.token_hex(4)}{out.suffix}")
+    try:
+        WRITERS[out.suffix](scratch, model, json.dumps(exported.statement, indent=2, allow_nan=False))
+        _through(scratch)
+        scratch.replace(out)
+    except OSError as error:
+        raise BadInput(f"--out {out}: cannot be written ({error.strerror or error})") from error
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+def _model(exported: Exported) -> FlatModel:
+    from fedrho.models.flat import FlatModel
+    from fedrho.models.zoo import lookup
+
+    model = FlatModel(lookup(str(exported.statement["model"])))
+    try:
+        model.assign(exported.weights)
+    except ValueError as error:
+        raise BadInput(f"{error}; was the run made with another version of fedrho?") from error
+    return model
+
+
+def _write_keras(path: Path, model: FlatModel, statement: str) -> None:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "__array__ implementation", DeprecationWarning)  # Keras, of TensorFlow's variables
+        model.keras_model.save(path)
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr(f"{STATEMENT}.json", statement)
+
+
+def _write_safetensors(path: Path, model: FlatModel, statement: str) -> None:
+    from safetensors.numpy import save_file
+
+    save_file(_named(model), path, metadata={STATEMENT: statement})
+
+
+def _write_npz(path: Path, model: FlatModel, statement: str) -> None:
+    arrays: Mapping[str, NDArray[np.generic]] = {**_named(model), STATEMENT: np.array(statement)}
+    with path.open("xb") as file:
+        np.savez(file, **arrays)  # type: ignore[arg-type]
+
+
+WRITERS: Final[dict[str, Callable[[Path, FlatModel, str], None]]] = {
+    ".keras": _write_keras,
+    ".safetensors": _write_safetensors,
+    ".npz": _write_npz,
+}
+
+
+def _named(model: FlatModel) -> dict[str, NDArray[np.float32]]:
+    """By the names that Keras gives, without that of the model, which differs from process to process."""
+    weights, prefix = model.weights(), f"{model.keras_model.name}/"
+    return {
+        segment.name.removeprefix(prefix): weights[segment.offset : segment.offset + segment.size].reshape(segment.shape)
+        for segment in model.layout
+    }
+
+
+def _through(path: Path) -> None:
+    """To the disk, before the name is given."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())

@@ -1,0 +1,1 @@
+"""What those who run a server look at and turn: operator port, metrics, logs, exports."""

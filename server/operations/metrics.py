@@ -1,0 +1,245 @@
+"""Prometheus metrics: counts and times of what the server does, and how far its runs are. Nothing is labelled by a device.
+
+Label values come from closed sets alone: enums of the protocol, status codes, methods of our own services, names of task files.
+"""
+
+from __future__ import annotations
+
+import inspect
+import ipaddress
+import socket
+import socketserver
+import threading
+import time
+from collections import Counter as Tally
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from typing import Any, Final
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
+
+import grpc
+from google.protobuf import descriptor_pool
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, make_wsgi_app
+
+from fedrho.protos import codec
+from fedrho.protos.messages import Assignment, Receipt, TryLater
+from fedrho.server import interceptors
+from fedrho.server.listen import PortBusy
+from fedrho.server.operations import operator, operator_wire
+from fedrho.server.operations.observer import Observer
+from fedrho.server.population import RunView
+from fedrho.server.release import RunState
+
+SECONDS: Final = (0.001, 0.005, 0.02, 0.1, 0.5, 1.0, 5.0, 20.0, 60.0, 300.0)
+OTHER: Final = "other"
+REFUSALS: Final = {
+    interceptors.TOO_LONG: "TOO_LONG",
+    interceptors.STOOD_STILL: "STOOD_STILL",
+    interceptors.TOO_MANY: "TOO_MANY",
+    interceptors.TOO_MUCH_METADATA: "TOO_MUCH_METADATA",
+    interceptors.MALFORMED: "MALFORMED",
+    operator.NO_TOKEN: "NO_TOKEN",
+}
+"""Calls that end before anything they carry was understood, by the fixed text that they end with."""
+UNKNOWN_METHOD: Final = "UNKNOWN_METHOD"
+
+
+class Metrics(Observer):
+    """A registry of its own, so that nothing else of the process is published."""
+
+    def __init__(self) -> None:
+        registry = self.registry = CollectorRegistry()
+        self._refused: Tally[str] = Tally()
+        self._check_ins = Counter("fedrho_check_ins", "Check-ins by answer", ["answer"], registry=registry)
+        self._uploads = Counter("fedrho_uploads", "Uploads by outcome", ["outcome"], registry=registry)
+        self._calls = Counter("fedrho_calls", "Calls by method and status code", ["method", "code"], registry=registry)
+        self._calls_refused = Counter("fedrho_calls_refused", "Calls refused before parsing", ["reason"], registry=registry)
+        self._open = Gauge("fedrho_open_calls", "Calls that are open; UploadUpdate: open uploads", ["method"], registry=registry)
+        self._call_seconds = Histogram("fedrho_call_seconds", "Of a call", ["method"], buckets=SECONDS, registry=registry)
+        self._release_seconds = Histogram("fedrho_release_seconds", "Of a release", buckets=SECONDS, registry=registry)
+        self._of_runs = {name: Gauge(f"fedrho_{name}", text, ["task"], registry=registry) for name, text, _ in OF_RUNS}
+        self._states = Gauge("fedrho_run_state", "1 for the state that a run is in", ["task", "state"], registry=registry)
+
+    def checked_in(self, answer: Assignment | TryLater) -> None:
+        self._check_ins.labels(answer.reason.name if isinstance(answer, TryLater) else "ASSIGNED").inc()
+
+    def uploaded(self, receipt: Receipt) -> None:
+        outcome = receipt.refusal.name if receipt.refusal else receipt.status.name
+        self._uploads.labels(outcome).inc()
+        if receipt.refusal:
+            self._refused[outcome] += 1
+
+    def released(self, seconds: float) -> None:
+        self._release_seconds.observe(seconds)
+
+    def called(self, method: str, code: str, seconds: float) -> None:
+        """`method` must be one of our own, or OTHER."""
+        self._calls.labels(method, code).inc()
+        self._call_seconds.labels(method).observe(seconds)
+
+    def refused(self, reason: str) -> None:
+        """A call was refused before parsing; `reason` is one of REFUSALS, or UNKNOWN_METHOD."""
+        self._calls_refused.labels(reason).inc()
+        self._refused[reason] += 1
+
+    @contextmanager
+    def open(self, method: str) -> Iterator[None]:
+        with self._open.labels(method).track_inprogress():
+            yield
+
+    def observe(self, views: tuple[RunView, ...]) -> None:
+        for view in views:
+            for name, _, read in OF_RUNS:
+                self._of_runs[name].labels(view.name).set(read(view))
+            for state in RunState:
+                self._states.labels(view.name, state.value).set(view.state is state)
+
+    def refusals(self) -> Mapping[str, int]:
+        """All that was refused so far, by reason: uploads, and calls before parsing."""
+        return dict(self._refused)
+
+
+OF_RUNS: Final[tuple[tuple[str, str, Callable[[RunView], float]], ...]] = (
+    ("rho_spent", "zCDP spent, unit: one device, neighbours: zero-out", lambda view: view.statement.rho),
+    ("rho_budget", "zCDP that the run may spend", lambda view: view.rho_budget),
+    ("step", "Steps released", lambda view: view.step),
+    ("steps", "Steps planned", lambda view: view.steps),
+    ("attempt", "Attempt at the next step", lambda view: view.attempt),
+    ("seats", "Seats of the open attempt", lambda view: view.seats),
+    ("drop_out_rate", "Estimated share of seats whose devices do not report", lambda view: round(view.drop_out, 2)),
+)
+
+
+# -- calls -----------------------------------------------------------------------------------------------------------------------
+
+
+class MetricsInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc is not typed
+    """Put it first, so that it sees what the others refuse."""
+
+    def __init__(self, metrics: Metrics, methods: Iterable[str]) -> None:
+        """`methods` are full names; every other path counts as OTHER, because callers choose paths."""
+        self._metrics = metrics
+        self._names = {method: method.rpartition("/")[2] for method in methods}
+        self._made: dict[str, tuple[Any, Any]] = {}
+
+    async def intercept_service(self, continuation: Callable[[Any], Awaitable[Any]], details: Any) -> Any:
+        name = self._names.get(details.method, OTHER)
+        handler = await continuation(details)
+        if handler is None:
+            self._metrics.called(OTHER, grpc.StatusCode.UNIMPLEMENTED.name, 0.0)
+            self._metrics.refused(UNKNOWN_METHOD)
+            return None
+        made = self._made.get(name)
+        if made is None or made[0] is not handler:
+            made = self._made[name] = handler, _rewrapped(handler, self._measured(handler, name))
+        return made[1]
+
+    def _measured(self, handler: Any, name: str) -> Callable[[Any, Any], Awaitable[Any]]:
+        handle = handler.stream_stream or handler.stream_unary or handler.unary_stream or handler.unary_unary
+
+        async def behave(request: Any, context: Any) -> Any:
+            began, code = time.perf_counter(), grpc.StatusCode.CANCELLED
+            try:
+                with self._metrics.open(name):
+                    answer = await _answered(handle(request, context), context)
+                code = context.code() or grpc.StatusCode.OK
+                return answer
+            except Exception:
+                code = context.code() or grpc.StatusCode.UNKNOWN
+                raise
+            finally:
+                self._ended(name, code, context, time.perf_counter() - began)
+
+        return behave
+
+    def _ended(self, name: str, code: Any, context: Any, seconds: float) -> None:
+        self._metrics.called(name, getattr(code, "name", OTHER), seconds)
+        reason = REFUSALS.get(context.details())
+        if reason is not None:
+            self._metrics.refused(reason)
+
+
+async def _answered(answer: Any, context: Any) -> Any:
+    """Waits for it, or writes all of it."""
+    if inspect.isawaitable(answer):
+        return await answer
+    async for part in answer:
+        await context.write(part)
+    return None
+
+
+def _rewrapped(handler: Any, behave: Callable[[Any, Any], Awaitable[Any]]) -> Any:
+    make = {
+        (False, False): grpc.unary_unary_rpc_method_handler,
+        (False, True): grpc.unary_stream_rpc_method_handler,
+        (True, False): grpc.stream_unary_rpc_method_handler,
+        (True, True): grpc.stream_stream_rpc_method_handler,
+    }[handler.request_streaming, handler.response_streaming]
+    return make(behave, handler.request_deserializer, handler.response_serializer)
+
+
+def methods_of(*services: str) -> list[str]:
+    """Full names of the methods of services whose generated code is loaded."""
+    found = (descriptor_pool.Default().FindServiceByName(service) for service in services)
+    return [f"/{service.full_name}/{method.name}" for service in found for method in service.methods]
+
+
+def device_metrics(metrics: Metrics) -> MetricsInterceptor:
+    """For the device port."""
+    return MetricsInterceptor(metrics, methods_of(codec.SERVICE))
+
+
+def operator_metrics(metrics: Metrics) -> MetricsInterceptor:
+    """For the operator port."""
+    return MetricsInterceptor(metrics, methods_of(operator_wire.SERVICE))
+
+
+# -- the endpoint ----------------------------------------------------------------------------------------------------------------
+
+
+class _Handler(WSGIRequestHandler):
+    timeout = 5.0
+    """Seconds for whoever connects and says nothing."""
+
+    def log_message(self, format: str, *values: Any) -> None:
+        """Who asks is not written down."""
+
+
+class _Server(socketserver.ThreadingMixIn, WSGIServer):
+    daemon_threads = True
+
+    def server_bind(self) -> None:
+        """As its base, without asking a name server who we are."""
+        socketserver.TCPServer.server_bind(self)
+        self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
+        self.setup_environ()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A scraper that goes away is no news, and its address is not written down."""
+
+
+class _Server6(_Server):
+    address_family = socket.AF_INET6
+
+
+@contextmanager
+def metrics_port(metrics: Metrics, host: str = "127.0.0.1", port: int = 0) -> Iterator[str]:
+    """Publishes at HTTP HOST:PORT, which is yielded; port 0 takes a free one. Raises PortBusy.
+
+    Whoever reaches it may read it, without encryption: an address beyond this machine is for a network of one's own.
+    """
+    kind: type[_Server] = _Server
+    with suppress(ValueError):
+        kind = _Server6 if ipaddress.ip_address(host).version == 6 else _Server
+    try:
+        server = make_server(host, port, make_wsgi_app(metrics.registry), kind, _Handler)
+    except (OSError, OverflowError) as error:
+        raise PortBusy(f"cannot publish metrics at {host}:{port}: the port is in use, or the address is not ours") from error
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.1}, daemon=True)
+    thread.start()
+    try:
+        yield f"[{host}]:{server.server_port}" if ":" in host else f"{host}:{server.server_port}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
