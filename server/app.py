@@ -1,52 +1,88 @@
-"""The process: bind, serve until the run has ended or someone says stop, and leave the store whole."""
+"""The process: bind, serve until every run has ended or someone says stop, and leave the store whole."""
 
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import json
 import os
-import signal
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import Final
 
 import grpc
+import structlog
 
 from fedrho.privacy.noise import SystemNoise
 from fedrho.privacy.vectors import FloatVector
+from fedrho.privacy.zcdp import Rho
 from fedrho.protos.messages import ID_BYTES
+from fedrho.server.allocator import keep_freed_memory
 from fedrho.server.chain import check
 from fedrho.server.coordinator import Coordinator, Surroundings, open_run
-from fedrho.server.service import OPTIONS, DeviceService
-from fedrho.server.store import SqliteStore, read_history
+from fedrho.server.guard import device_handlers
+from fedrho.server.listen import ServerTls, bind, steady_clock, stop_on_signals
+from fedrho.server.operations.logs import RunLog
+from fedrho.server.operations.metrics import Metrics, device_metrics, metrics_port, operator_metrics
+from fedrho.server.operations.operator_port import OperatorPlace, OperatorServer
+from fedrho.server.operations.watching import RunWatch
+from fedrho.server.population import Population, Signer, check_planned, planned_rho
+from fedrho.server.ports import DEFAULT_CONNECTIONS, DevicePort, device_server
+from fedrho.server.release import StoreConflict
+from fedrho.server.service import DeviceService
+from fedrho.server.shard import DEFAULT_MEMORY, LocalShard, Shard, ShardLink
+from fedrho.server.shard_wire import RemoteShard
+from fedrho.server.storage.sql_store import SqlStore
+from fedrho.server.storage.store import StoreBusy, open_store, read_history
 from fedrho.server.tasks import Task
+from fedrho.server.uploads import UploadService
 
-ADDRESS = "server.json"
+ADDRESS: Final = "server.json"
+SHARDS_SECONDS: Final = 60.0
+STANDBY_SECONDS: Final = 1.0
+"""Between two tries of a standby to lead."""
 
 
-class PortBusy(OSError):
-    """The address cannot be bound."""
-
-
-class ExposedAddress(ValueError):
-    """An address other machines can reach, without encryption."""
+class ShardsMissing(RuntimeError):
+    """Not one shard has answered."""
 
 
 @dataclass(frozen=True)
-class ServerTls:
-    """What the server shows to devices, in PEM; with `root`, only devices with a certificate from that authority are let in."""
+class Shards:
+    """Where shards hear their coordinator, HOST:PORT or unix:PATH, what it shows them, and the name that they must show.
 
-    certificate: bytes
-    key: bytes = field(repr=False)
-    root: bytes | None = None
+    Without any, uploads come to the server itself.
+    """
 
-    def credentials(self) -> grpc.ServerCredentials:
-        return grpc.ssl_server_credentials(
-            [(self.key, self.certificate)], root_certificates=self.root, require_client_auth=self.root is not None
-        )
+    targets: tuple[str, ...] = ()
+    credentials: grpc.ChannelCredentials | None = field(default=None, repr=False)
+    name: str = ""
+
+
+@dataclass(frozen=True)
+class Serving:
+    """All that a server is told. `store` is a folder, or the URL of a database with `blobs` beside it.
+
+    `signer` is asked for once the store is open, so that it may keep its key there.
+    """
+
+    tasks: tuple[Task, ...]
+    store: Path | str
+    signer: Callable[[], Signer]
+    host: str = "127.0.0.1"
+    port: int = 0
+    blobs: str | None = None
+    tls: ServerTls | None = None
+    issuer: bytes | None = None
+    rho_budget: Rho | None = None
+    upload_memory: int = DEFAULT_MEMORY
+    shards: Shards = Shards()
+    operator: OperatorPlace | None = None
+    metrics: tuple[str, int] | None = None
+    standby: bool = False
+    connections: int = DEFAULT_CONNECTIONS
 
 
 Report = Callable[[Coordinator], None]
@@ -56,60 +92,172 @@ Report = Callable[[Coordinator], None]
 class Listener:
     """What the process tells its surroundings as it goes."""
 
-    listening: Callable[[str, Coordinator], None]
+    listening: Callable[[str, Population], None]
     released: Report
 
 
-async def serve(task: Task, folder: Path, host: str, port: int, listener: Listener, tls: ServerTls | None = None) -> Coordinator:
-    """Runs until every step is released, or until SIGINT or SIGTERM; either way the folder can be continued.
+async def serve(serving: Serving, listener: Listener) -> Population:
+    """Runs until every run has ended, or until SIGINT or SIGTERM; either way the store can be continued.
 
-    Raises PortBusy before anything is written, what `SqliteStore` and `open_run` raise, and HistoryBroken. An error in a release
-    stops the server: it never goes on from a state that it is not sure of.
+    Raises PortBusy before anything is written, what `open_store`, `open_run` and `Population` raise, ShardsMissing and
+    HistoryBroken. An error in a release stops the server: it never goes on from a state that it is not sure of.
     """
-    server = grpc.aio.server(options=OPTIONS, maximum_concurrent_rpcs=4096)
-    address = _bind(server, host, port, tls)
-    stop = _stop_on_signals()
+    keep_freed_memory()
+    stop, metrics = stop_on_signals(), Metrics()
+    server = _device_server(serving, metrics)
+    address = bind(server, serving.host, serving.port, serving.tls)
+    async with AsyncExitStack() as opened:
+        opened.callback(structlog.get_logger().info, "stopped")
+        await opened.enter_async_context(_tells_of_stopping(stop))
+        opened.push_async_callback(server.stop, 1.0)
+        if serving.metrics is not None:
+            opened.enter_context(metrics_port(metrics, *serving.metrics))
+        operator = OperatorServer(serving.operator, [operator_metrics(metrics)]) if serving.operator else None
+        store = opened.enter_context(await _opened(serving, stop))
+        check_planned(planned_rho(store.runs(), serving.tasks), serving.rho_budget or store.budget())
+        if serving.rho_budget is not None:
+            store.set_budget(serving.rho_budget)
+        opened.enter_context(_announced(serving.store, address))
+        links, shard = await opened.enter_async_context(_shards(serving, stop))
+        clock = steady_clock()
+        population = _open(serving, Surroundings(SystemNoise(), store, _new_id, links), clock())
+        opened.callback(population.close)
+        service = DeviceService(population, clock, listener.released, metrics)
+        uploads = UploadService(shard, clock, metrics).methods() if shard else {}
+        server.add_generic_rpc_handlers((device_handlers(service.methods(), uploads),))
+        watch = RunWatch(population.views, [metrics.observe, RunLog(metrics.refusals).observe])
+        async with _watched(watch):
+            if operator is not None:
+                link_of = partial(_link_of, serving.store)
+                await opened.enter_async_context(operator.serving(population, watch, stop, link_of))
+            await server.start()
+            listener.listening(address, population)
+            async with _leading(store, stop):
+                await service.run_rounds(stop)
+            if population.finished and not stop.is_set():
+                await _say_goodbye(population, stop, clock)
+        return population
+
+
+@asynccontextmanager
+async def _leading(store: SqlStore, stop: asyncio.Event) -> AsyncIterator[None]:
+    """Sets `stop` when another server may lead the store by now, and raises StoreConflict at the end of the block."""
+
+    async def watch() -> None:
+        while store.leads():
+            await asyncio.sleep(1.0)
+        stop.set()
+
+    watching = asyncio.create_task(watch())
     try:
-        with SqliteStore(folder) as store, _announced(folder, address):
-            return await _run(
-                task, store, server, stop, lambda coordinator: listener.listening(address, coordinator), listener.released
-            )
+        yield
     finally:
-        await server.stop(grace=1.0)
+        watching.cancel()
+    if not store.leads():
+        raise StoreConflict(f"{store.shown}: another server leads by now; this one has ended, and the same command may stand by")
 
 
-async def _run(
-    task: Task, store: SqliteStore, server: grpc.aio.Server, stop: asyncio.Event, listening: Report, released: Report
-) -> Coordinator:
-    clock = steady_clock()
-    around = Surroundings(SystemNoise(), store, lambda: os.urandom(ID_BYTES))
-    coordinator = open_run(task, around, lambda: initial_weights(task), clock())
-    check(read_history(store.folder), task)
-    service = DeviceService(coordinator, clock, released)
-    server.add_generic_rpc_handlers((service.handlers(),))
-    await server.start()
-    listening(coordinator)
-    await service.run_rounds(stop)
-    if coordinator.finished and not stop.is_set():
-        await _say_goodbye(task, stop)
-    return coordinator
+@asynccontextmanager
+async def _tells_of_stopping(stop: asyncio.Event) -> AsyncIterator[None]:
+    """At once, for a release that has begun is finished first."""
+
+    async def tell() -> None:
+        await stop.wait()
+        structlog.get_logger().info("stopping")
+
+    telling = asyncio.create_task(tell())
+    try:
+        yield
+    finally:
+        telling.cancel()
+
+
+@asynccontextmanager
+async def _watched(watch: RunWatch) -> AsyncIterator[None]:
+    """Looked at while the block runs, and once more at its end."""
+    over = asyncio.Event()
+    looking = asyncio.create_task(watch.run(over))
+    try:
+        yield
+    finally:
+        over.set()
+        await looking
+
+
+def _new_id() -> bytes:
+    return os.urandom(ID_BYTES)
+
+
+def _link_of(store: Path | str, run: bytes, step: int) -> bytes:
+    """Step 0 is the start, so a step's place is its number; the history was checked when it was opened."""
+    return read_history(store, run).links[step]
+
+
+async def _opened(serving: Serving, stop: asyncio.Event) -> SqlStore:
+    """The store, as soon as nobody else leads it; raises StoreBusy at once where this server does not stand by, or must end."""
+    while True:
+        try:
+            return open_store(serving.store, serving.blobs)
+        except StoreBusy:
+            if not serving.standby or stop.is_set():
+                raise
+        with suppress(TimeoutError):
+            await asyncio.wait_for(stop.wait(), STANDBY_SECONDS)
+
+
+def _open(serving: Serving, around: Surroundings, now: float) -> Population:
+    """Every task's run, continued or begun, and each history checked before anything is served."""
+    coordinators = [open_run(task, around, partial(initial_weights, task), now) for task in serving.tasks]
+    for coordinator in coordinators:
+        check(read_history(serving.store, coordinator.run), coordinator.task)
+    return Population(coordinators, around.store, serving.signer(), serving.issuer)
+
+
+@asynccontextmanager
+async def _shards(serving: Serving, stop: asyncio.Event) -> AsyncIterator[tuple[Sequence[ShardLink], Shard | None]]:
+    """The shards, and the one in this process where there are no others. Raises ShardsMissing."""
+    if not serving.shards.targets:
+        shard = Shard(serving.upload_memory)
+        yield [LocalShard(shard)], shard
+        return
+    links = [RemoteShard(target, serving.shards.credentials, serving.shards.name) for target in serving.shards.targets]
+    over = asyncio.Event()
+    talks = [asyncio.create_task(link.run(over)) for link in links]
+    try:
+        await _until_there(links, stop)
+        yield links, None
+    finally:
+        over.set()
+        await asyncio.gather(*talks)
+
+
+async def _until_there(links: Sequence[RemoteShard], stop: asyncio.Event) -> None:
+    """Waits for all of them, and in the end goes on with some."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(SHARDS_SECONDS):
+            while not all(link.alive for link in links) and not stop.is_set():
+                await asyncio.sleep(0.05)
+    if not any(link.alive for link in links) and not stop.is_set():
+        raise ShardsMissing(f"none of {len(links)} shards answered within {SHARDS_SECONDS:g} s; is `fedrho shard` running there?")
+
+
+def _device_server(serving: Serving, metrics: Metrics) -> grpc.aio.Server:
+    lease = max(task.file.round.lease_seconds for task in serving.tasks)
+    return device_server(lease, device_metrics(metrics), port=DevicePort(connections=serving.connections))
 
 
 @contextmanager
-def _announced(folder: Path, address: str) -> Iterator[None]:
+def _announced(store: Path | str, address: str) -> Iterator[None]:
     """Says in the folder where the server listens, for as long as it does."""
-    path = folder / ADDRESS
+    if isinstance(store, str):
+        yield
+        return
+    path = store / ADDRESS
     path.write_text(json.dumps({"address": address, "pid": os.getpid()}))
     try:
         yield
     finally:
         path.unlink(missing_ok=True)
-
-
-def steady_clock() -> Callable[[], float]:
-    """Seconds since 1970 as they were at the start, and from then on unmoved by whoever sets the system's clock."""
-    started = time.time() - time.monotonic()
-    return lambda: started + time.monotonic()
 
 
 def read_address(folder: Path) -> tuple[str, int] | None:
@@ -128,39 +276,9 @@ def initial_weights(task: Task) -> FloatVector:
     return FlatModel(lookup(task.file.model)).weights()
 
 
-def check_exposure(host: str, insecure: bool) -> None:
-    """For a server without TLS: raises ExposedAddress for anything but loopback, unless its owner insists."""
-    with suppress(ValueError):
-        if ipaddress.ip_address(host).is_loopback:
-            return
-    if host != "localhost" and not insecure:
-        raise ExposedAddress(
-            f"{host} can be reached from other machines and the connection is not encrypted; add --tls FOLDER, which "
-            "`fedrho keys FOLDER` makes, or --insecure if you mean it"
-        )
-
-
-def _bind(server: grpc.aio.Server, host: str, port: int, tls: ServerTls | None) -> str:
-    shown = f"[{host}]" if ":" in host else host
-    asked = f"{shown}:{port}"
-    try:
-        bound = server.add_secure_port(asked, tls.credentials()) if tls else server.add_insecure_port(asked)
-    except RuntimeError as error:
-        raise PortBusy(
-            f"cannot listen on {shown}:{port}: the port is in use (--port 0 takes a free one), or the address is not ours"
-        ) from error
-    return f"{shown}:{bound}"
-
-
-def _stop_on_signals() -> asyncio.Event:
-    stop, loop = asyncio.Event(), asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop.set)
-    return stop
-
-
-async def _say_goodbye(task: Task, stop: asyncio.Event) -> None:
-    """Stays long enough for every waiting device to hear that the run has ended."""
+async def _say_goodbye(population: Population, stop: asyncio.Event, clock: Callable[[], float]) -> None:
+    """Stays long enough for every waiting device to hear that the runs have ended."""
+    longest = max(member.coordinator.window(clock()).max_seconds for member in population.members.values())
     with suppress(TimeoutError):
-        async with asyncio.timeout(min(2.0 * task.file.round.retry_seconds[1] + 1.0, 60.0)):
+        async with asyncio.timeout(min(2.0 * longest + 1.0, 60.0)):
             await stop.wait()

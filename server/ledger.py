@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from fedrho.privacy.ledger import BudgetExhausted
-from fedrho.privacy.statement import Neighbours, PrivacyStatement, Unit
+from fedrho.privacy.statement import Neighbours, PrivacyStatement, Unit, round_up
 from fedrho.privacy.zcdp import Rho
 from fedrho.server.tasks import Task
 
@@ -53,10 +53,19 @@ def statement(task: Task, latest: Charge) -> PrivacyStatement:
             "other runs on the same devices, not counted here, add their rho",
             "neither the starting weights nor the settings of the task were chosen with these devices' data",
             "who takes part, and when, does not depend on the data of a device",
-            "the server is trusted: it sees clipped updates in memory, adds the noise and keeps its seeds secret",
+            "the server is trusted, and its shards: they see clipped updates in memory; it adds the noise and keeps seeds secret",
             "the wire is private: nobody else sees the updates on their way",
             "noise grows from seeds of the operating system through AES-128-CTR, as float64 Gaussians rounded to the grid",
-            f"the divisor {task.file.round.goal} and the number of steps are public constants",
+            _constants(task, latest.step),
             "only the weights of released steps leave the server, and what follows from who came rather than from data",
         ),
     )
+
+
+def _constants(task: Task, step: int) -> str:
+    """A stop that depends on what was released is not what the price of the first steps is about."""
+    text = f"the divisor {task.file.round.goal} and the number of steps are public constants"
+    if step == task.file.steps:
+        return text
+    whole = task.mechanism.cost(task.file.steps, task.participation)
+    return f"{text}; a run that is ended here because of what it released costs what all its steps cost, rho = {round_up(whole)}"

@@ -1,55 +1,69 @@
-"""The life of a round: one attempt at one step.
+"""The life of a round: one attempt at one step, as the coordinator sees it. What shards do with uploads stands in `intake.py`.
 
-    phase | event                                    | next                     | owed
-    ------+------------------------------------------+--------------------------+---------------------------------------
-    OPEN  | check-in, a seat left                    | OPEN                     | a session, ASSIGNED
-    OPEN  | check-in otherwise                       | OPEN                     | try later
-    OPEN  | begin upload, reservations left          | OPEN                     | GO: the session is RESERVED for a lease
-    OPEN  | begin upload otherwise                   | OPEN                     | WAIT
-    OPEN  | upload, RESERVED, sound                  | OPEN, CLOSED at the goal | COUNTED; on CLOSED a release
-    OPEN  | upload, RESERVED, unsound                | OPEN                     | REFUSED with its reason; the seat is free
-    OPEN  | upload otherwise                         | OPEN                     | refusal; nothing changes
-    OPEN  | lease over                               | OPEN                     | RESERVED -> ASSIGNED
-    OPEN  | abort                                    | OPEN                     | EXPIRED; the seat is free
-    OPEN  | deadline, min_reports counted            | CLOSED                   | a release (the divisor stays the goal)
-    OPEN  | deadline otherwise                       | ABANDONED                | drop the sum; next attempt of the same step
-    CLOSED, ABANDONED | anything                     | same                     | not needed, too late
+    phase   | event                                        | next      | owed
+    --------+----------------------------------------------+-----------+---------------------------------------------
+    OPEN    | check-in, a seat left                        | OPEN      | a session, ASSIGNED, and its ticket
+    OPEN    | check-in otherwise                           | OPEN      | try later
+    OPEN    | a shard says that a session was refused,     | OPEN      | its seat is free
+            | given up, or lost with the shard             |           |
+    OPEN    | a session that no shard has heard of is old, | OPEN      | its seat is free; it may still come
+            | or one that had a reservation let it lapse   |           |
+    OPEN    | shards have counted the goal, or deadline    | SEALING   | every shard seals its part
+    SEALING | a shard is lost                              | SEALING   | its part is missing
+    SEALING | all parts are in, and hold the goal          | CLOSED    | a release
+    SEALING | all parts are in, they hold min_reports, and | CLOSED    | a release (the divisor stays the goal)
+            | the deadline has passed, or the goal had     |           |
+            | been counted before a shard was lost         |           |
+    SEALING | all parts are in otherwise                   | ABANDONED | drop the parts; next attempt of the same step
+    CLOSED, ABANDONED | anything                           | same      | try later
 
-A session is COUNTED at most once, and REFUSED, COUNTED and EXPIRED are final. Reservations and counted uploads together never
-exceed the goal.
+Seats are not the goal: there are more of them, because some devices drop out. What shards say on their way is only used to give
+out seats; what is released, and who was counted, is what the sealed parts hold.
 """
 
 from __future__ import annotations
 
 import math
-from collections import Counter
+from collections import Counter, deque
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import Enum
 
-from fedrho.protos.messages import Go, Refusal, Reservation, SessionStatus
+from fedrho.protos.messages import SessionStatus
 
 
 class Phase(Enum):
     OPEN = "open"
+    SEALING = "sealing"
     CLOSED = "closed"
     ABANDONED = "abandoned"
 
 
-HOLDS_SEAT = (SessionStatus.ASSIGNED, SessionStatus.RESERVED, SessionStatus.COUNTED)
+PATIENCE = 2.0
+"""Times the median: nearly all devices that will come have come by then."""
+
+GONE = (SessionStatus.REFUSED, SessionStatus.EXPIRED, SessionStatus.LOST)
+STAYS = (SessionStatus.RESERVED, SessionStatus.COUNTED)
 
 
 @dataclass
-class Session:
-    """One device's part in one attempt. `tag` is the server's own pseudonym of the device, or empty."""
+class Seat:
+    """One device's part in one attempt. `tag` is the server's own pseudonym of the device, or empty.
 
+    `heard_at` is when its shard first mentioned it; `held` is False once the seat is free for somebody else.
+    """
+
+    shard: int
     tag: bytes
+    since: float
     status: SessionStatus = SessionStatus.ASSIGNED
-    lease_until: float = math.inf
+    heard_at: float | None = None
+    held: bool = True
 
 
 @dataclass
 class Round:
-    """All times are the caller's, in seconds. The cost of a call, but for the end of a lease, does not grow with the sessions."""
+    """All times are the caller's, in seconds. No call looks at every session, but for the loss of a shard."""
 
     step: int
     attempt: int
@@ -57,95 +71,110 @@ class Round:
     min_reports: int
     seats: int
     deadline_seconds: float
-    lease_seconds: float
-    wait_seconds: float
+    training_seconds: float
+    opened_at: float
     deadline: float = math.inf
     phase: Phase = Phase.OPEN
-    sessions: dict[bytes, Session] = field(default_factory=dict)
+    was_full: bool = False
+    sessions: dict[bytes, Seat] = field(default_factory=dict)
     requests: dict[bytes, bytes] = field(default_factory=dict)
-    _seated: dict[bytes, Session] = field(default_factory=dict)
+    _seated: dict[bytes, Seat] = field(default_factory=dict)
+    _held: Counter[int] = field(default_factory=Counter)
     _number: Counter[SessionStatus] = field(default_factory=Counter)
-    _earliest_lapse: float = math.inf
+    _waiting: deque[Seat] = field(default_factory=deque)
+
+    @property
+    def began_at(self) -> float:
+        """When the first device took its seat; before that, when the attempt was opened."""
+        return self.deadline - self.deadline_seconds if self.sessions else self.opened_at
 
     def seats_left(self) -> int:
-        return self.seats - sum(self._number[status] for status in HOLDS_SEAT)
+        return self.seats - sum(self._held.values())
+
+    def held_by(self, shard: int) -> int:
+        """Seats of devices that were sent to a shard."""
+        return self._held[shard]
 
     def seated(self, tag: bytes) -> bool:
-        """Whether a device with this tag holds a seat already."""
-        return tag in self._seated and self._seated[tag].status in HOLDS_SEAT
+        """Whether a device with this tag may still be counted in this attempt, or was."""
+        return tag in self._seated and self._seated[tag].status not in GONE
 
-    def admit(self, request_id: bytes, name: bytes, tag: bytes, now: float) -> None:
-        """Gives a seat to a new session called `name`; the first one starts the clock of the attempt."""
+    def admit(self, request_id: bytes, session: bytes, shard: int, tag: bytes, now: float) -> None:
+        """Gives a seat to a new session; the first one starts the clock of the attempt."""
         if not self.sessions:
             self.deadline = now + self.deadline_seconds
-        session = Session(tag)
-        self.sessions[name] = session
-        self.requests[request_id] = name
-        self._number[session.status] += 1
+        seat = Seat(shard, tag, now)
+        self.sessions[session] = seat
+        self.requests[request_id] = session
+        self._number[seat.status] += 1
+        self._held[shard] += 1
+        self._waiting.append(seat)
         if tag:
-            self._seated[tag] = session
+            self._seated[tag] = seat
 
-    def reserve(self, name: bytes, now: float) -> Reservation:
-        """The answer to a session that wants to upload."""
-        session = self.sessions.get(name)
-        if session is not None and session.status is SessionStatus.COUNTED:
-            return Reservation(Go.ALREADY_COUNTED)
-        if session is None or self.phase is not Phase.OPEN or session.status not in HOLDS_SEAT:
-            return Reservation(Go.NOT_NEEDED)
-        if session.status is SessionStatus.ASSIGNED and self._taken() >= self.goal:
-            return Reservation(Go.WAIT, min(self.wait_seconds, self.deadline - now))
-        self._move(session, SessionStatus.RESERVED)
-        session.lease_until = min(now + self.lease_seconds, self.deadline)
-        self._earliest_lapse = min(self._earliest_lapse, session.lease_until)
-        return Reservation(Go.GO, session.lease_until - now)
+    def note(self, session: bytes, status: SessionStatus, now: float) -> None:
+        """What a shard says about a session; a final word stays."""
+        seat = self.sessions.get(session)
+        if seat is None or seat.status in GONE or seat.status is SessionStatus.COUNTED:
+            return
+        seat.heard_at = now if seat.heard_at is None else seat.heard_at
+        lapsed = seat.status is SessionStatus.RESERVED and status is SessionStatus.ASSIGNED
+        self._number[seat.status] -= 1
+        self._number[status] += 1
+        seat.status = status
+        if status in GONE or lapsed:
+            self._free(seat)
 
-    def refusal(self, name: bytes) -> Refusal | None:
-        """Why an upload of this session cannot be counted, whatever it holds."""
-        session = self.sessions.get(name)
-        if session is None:
-            return Refusal.UNKNOWN_SESSION
-        if self.phase is not Phase.OPEN:
-            return Refusal.TOO_LATE
-        return None if session.status is SessionStatus.RESERVED else Refusal.NO_RESERVATION
-
-    def count(self, name: bytes) -> None:
-        self._move(self.sessions[name], SessionStatus.COUNTED)
-        if self.counted() == self.goal:
-            self.phase = Phase.CLOSED
-
-    def refuse(self, name: bytes) -> None:
-        self._move(self.sessions[name], SessionStatus.REFUSED)
-
-    def abort(self, name: bytes) -> None:
-        session = self.sessions.get(name)
-        if session is not None and session.status in (SessionStatus.ASSIGNED, SessionStatus.RESERVED):
-            self._move(session, SessionStatus.EXPIRED)
+    def lose(self, shard: int) -> None:
+        """The shard is gone, and with it everything that was sent there."""
+        self.was_full = self.was_full or (self.phase is Phase.SEALING and self.full())
+        for seat in self.sessions.values():
+            if seat.shard == shard and seat.status not in GONE:
+                self._number[seat.status] -= 1
+                self._number[SessionStatus.LOST] += 1
+                seat.status = SessionStatus.LOST
+                self._free(seat)
 
     def lapse(self, now: float) -> None:
-        """Ends leases, and the attempt at its deadline."""
-        if now >= self._earliest_lapse:
-            self._end_leases(now)
-        if self.phase is Phase.OPEN and now >= self.deadline:
-            self.phase = Phase.CLOSED if self.counted() >= self.min_reports else Phase.ABANDONED
+        """Frees the seats of devices that have not begun to upload in the time they had."""
+        while self._waiting and (self._waiting[0].heard_at is not None or now - self._waiting[0].since >= self.training_seconds):
+            seat = self._waiting.popleft()
+            if seat.heard_at is None:
+                self._free(seat)
 
     def counted(self) -> int:
+        """As far as shards have said."""
         return self._number[SessionStatus.COUNTED]
 
-    def counted_tags(self) -> tuple[bytes, ...]:
-        return tuple(s.tag for s in self.sessions.values() if s.tag and s.status is SessionStatus.COUNTED)
+    def kept_and_dropped(self, now: float) -> tuple[int, int]:
+        """Of the devices that had time enough by now: how many came to upload, and how many did not, or in vain.
 
-    def _taken(self) -> int:
-        return self._number[SessionStatus.RESERVED] + self.counted()
+        Enough is PATIENCE times what half of those took that came. Without it a round that fills quickly would see who came but
+        not yet who stays away. Devices that were sent to a shard that died do not count.
+        """
+        seats = [seat for seat in self.sessions.values() if seat.status is not SessionStatus.LOST]
+        delays = sorted(seat.heard_at - seat.since for seat in seats if seat.heard_at is not None)
+        enough = min(self.training_seconds, PATIENCE * delays[len(delays) // 2]) if delays else self.training_seconds
+        old = [seat for seat in seats if now - seat.since > enough]
+        kept = sum(seat.heard_at is not None and seat.status not in GONE and (seat.held or seat.status in STAYS) for seat in old)
+        return kept, len(old) - kept
 
-    def _end_leases(self, now: float) -> None:
-        reserved = [session for session in self.sessions.values() if session.status is SessionStatus.RESERVED]
-        for session in reserved:
-            if now >= session.lease_until:
-                self._move(session, SessionStatus.ASSIGNED)
-        running = (session.lease_until for session in reserved if session.status is SessionStatus.RESERVED)
-        self._earliest_lapse = min(running, default=math.inf)
+    def tags_of(self, sessions: Iterable[bytes]) -> tuple[bytes, ...]:
+        tags = (self.sessions[session].tag for session in sessions if session in self.sessions)
+        return tuple(tag for tag in tags if tag)
 
-    def _move(self, session: Session, status: SessionStatus) -> None:
-        self._number[session.status] -= 1
-        self._number[status] += 1
-        session.status = status
+    def full(self) -> bool:
+        return self.counted() >= self.goal
+
+    def overdue(self, now: float) -> bool:
+        return now >= self.deadline
+
+    def settle(self, counted: int, now: float) -> None:
+        """Every part is in, with this many sessions counted."""
+        enough = counted >= self.goal or (counted >= self.min_reports and (self.overdue(now) or self.was_full))
+        self.phase = Phase.CLOSED if enough else Phase.ABANDONED
+
+    def _free(self, seat: Seat) -> None:
+        if seat.held:
+            seat.held = False
+            self._held[seat.shard] -= 1

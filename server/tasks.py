@@ -52,10 +52,11 @@ class Section(BaseModel):
 class RoundSection(Section):
     goal: Count
     min_reports: Count | None = None
-    overselect: Annotated[float, Field(ge=1, le=10)] = 1.3
+    overselect: Annotated[float, Field(ge=1, le=10)] | None = None
     deadline_seconds: Positive = 600.0
+    training_seconds: Positive | None = None
     lease_seconds: Positive = 60.0
-    retry_seconds: Annotated[list[Positive], Field(min_length=2, max_length=2)] = [5.0, 15.0]
+    retry_seconds: Annotated[list[Positive], Field(min_length=2, max_length=2)] | None = None
 
 
 class PrivacySection(Section):
@@ -248,7 +249,7 @@ def _check_reachable(file: TaskFile) -> None:
         )
     if file.privacy.delta * population >= 1:
         raise TaskError("privacy.delta", f"{file.privacy.delta:g} is not below 1/population; allowed: below {1 / population:.3g}")
-    low, high = file.round.retry_seconds
+    low, high = file.round.retry_seconds or (0.0, 0.0)
     if low > high:
         raise TaskError("round.retry_seconds", f"[{low:g}, {high:g}] is not a window; allowed: [least, most] with least <= most")
 
