@@ -20,8 +20,8 @@ from fedrho.protos.messages import (
     Assignment,
     BeginUpload,
     CheckIn,
+    PopulationAnswer,
     PopulationRequest,
-    PopulationSpec,
     Receipt,
     Reservation,
     RoundPlan,
@@ -66,19 +66,34 @@ class ClientTls:
 
 
 class GrpcWire:
-    """`Wire` for one device: one channel of its own. Calls that may be repeated are, three times, with jitter."""
+    """`Wire` for one device: a channel of its own to every address. Calls that may be repeated are, three times, with jitter."""
 
     def __init__(self, address: str, tls: ClientTls | None = None) -> None:
+        self._address = address
+        self._tls = tls
+        self._elsewhere: dict[str, GrpcWire] = {}
         if tls is None:
             self._channel = grpc.aio.insecure_channel(address, options=OPTIONS)
         else:
             self._channel = grpc.aio.secure_channel(address, tls.credentials(), options=OPTIONS)
 
     async def close(self) -> None:
+        for wire in self._elsewhere.values():
+            await wire.close()
         await self._channel.close()
 
-    async def population(self) -> PopulationSpec:
-        return codec.decode(PopulationSpec, await self._unary("GetPopulation", codec.encode(PopulationRequest())))
+    def to(self, address: str) -> GrpcWire:
+        """A wire to a shard, closed with this one; this one, for an empty address. `:PORT` is a port on the same host."""
+        if not address:
+            return self
+        if address.startswith(":"):
+            address = self._address.rpartition(":")[0] + address
+        if address not in self._elsewhere:
+            self._elsewhere[address] = GrpcWire(address, self._tls)
+        return self._elsewhere[address]
+
+    async def population(self, request: PopulationRequest) -> PopulationAnswer:
+        return codec.decode(PopulationAnswer, await self._unary("GetPopulation", codec.encode(request)))
 
     async def check_in(self, message: CheckIn) -> Assignment | TryLater:
         return codec.decode_answer(await self._unary("CheckIn", codec.encode(message)))

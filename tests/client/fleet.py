@@ -1,13 +1,12 @@
-"""A small run to visit: a real coordinator, a wire without a network, and devices that do as they are told."""
+"""A small run to visit: a real engine, a wire without a network, and devices that do as they are told."""
 
 from __future__ import annotations
 
 import asyncio
-import itertools
 import sqlite3
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,17 +15,17 @@ from typing import Any
 import numpy as np
 
 from fedrho.client.history import DeviceHistory
-from fedrho.client.participant import BEFORE_REPEATING, Outcome, Participant
-from fedrho.privacy.noise import SystemNoise
+from fedrho.client.participant import BEFORE_REPEATING, Outcome, Participant, Train, Wire
+from fedrho.client.spec import SpecReader
 from fedrho.privacy.vectors import FloatVector, Update
 from fedrho.protos import codec
 from fedrho.protos import messages as m
-from fedrho.server.coordinator import Coordinator, Surroundings, open_run
 from fedrho.server.release import Store
-from fedrho.server.store import MemoryStore
 from fedrho.server.tasks import Task, parse_task
+from tests.server.one_run import OneRun, new_id, open_one_run
 
 SIZE = 650
+MODELS = {"digits-logistic"}
 TASK = """
 name = "small"
 algorithm = "dp-fedavg"
@@ -66,32 +65,26 @@ def small_task(
     return parse_task(text, "small.toml")
 
 
-def ids() -> Callable[[], bytes]:
-    """Fresh identifiers, in order."""
-    counter = itertools.count(1)
-    return lambda: next(counter).to_bytes(16, "big")
-
-
-new_id = ids()
-
-
-def open_small_run(task: Task, store: Store | None = None, now: float = 0.0) -> Coordinator:
-    around = Surroundings(SystemNoise(), store or MemoryStore(), new_id)
-    return open_run(task, around, lambda: np.zeros(SIZE, dtype=np.float32), now)
+def open_small_run(task: Task, store: Store | None = None, now: float = 0.0) -> OneRun:
+    return open_one_run(task, store, SIZE, now)
 
 
 @dataclass
 class LocalWire:
-    """`Wire` straight into a coordinator: what is sent is encoded and decoded, and every call is noted."""
+    """`Wire` straight into an engine: what is sent is encoded and decoded, and every call is noted."""
 
-    server: Coordinator
+    server: OneRun
     now: float = 1.0
     calls: list[str] = field(default_factory=list)
     aborts: list[m.AbortReason] = field(default_factory=list)
 
-    async def population(self) -> m.PopulationSpec:
+    def to(self, address: str) -> LocalWire:
+        assert address == ""
+        return self
+
+    async def population(self, request: m.PopulationRequest) -> m.PopulationAnswer:
         self.calls.append("population")
-        return codec.decode(m.PopulationSpec, codec.encode(self.server.population()))
+        return codec.decode(m.PopulationAnswer, codec.encode(self.server.spec(request, self.now)))
 
     async def check_in(self, message: m.CheckIn) -> m.Assignment | m.TryLater:
         self.calls.append("check in")
@@ -125,6 +118,7 @@ class LocalWire:
 
     def statuses(self) -> Counter[m.SessionStatus]:
         """What became of the sessions of the open attempt."""
+        self.server.tick(self.now)
         return Counter(session.status for session in self.server.round.sessions.values())
 
 
@@ -165,7 +159,7 @@ def one_hot(place: int, length: float = 0.5) -> FloatVector:
     return vector
 
 
-def gives(vector: FloatVector) -> Callable[[m.RoundPlan, FloatVector], Awaitable[Update]]:
+def gives(vector: FloatVector) -> Train:
     """Training whose outcome is known."""
 
     async def train(plan: m.RoundPlan, weights: FloatVector) -> Update:
@@ -183,9 +177,21 @@ def opened(path: Path, clock: Callable[[], float] = time.time) -> DeviceHistory:
     return OPENED[-1]
 
 
+def specs(wire: LocalWire, history: DeviceHistory) -> SpecReader:
+    return SpecReader(wire.population, lambda key, epoch: history.trust("here", key, epoch), lambda: wire.now)
+
+
 def device(wire: LocalWire, path: Path, place: int = 0) -> Participant:
     """A device with a history at `path`, at a time when every period has passed, whose update is `one_hot(place)`."""
-    return Participant(wire, opened(path), gives(one_hot(place)), no_pause, new_id)
+    history = opened(path)
+    return Participant(wire, specs(wire, history), history, MODELS, gives(one_hot(place)), no_pause, new_id)
+
+
+def networked(wire: Wire, path: Path, train: Train) -> Participant:
+    """The same behind any wire."""
+    history = opened(path)
+    reader = SpecReader(wire.population, lambda key, epoch: history.trust("there", key, epoch), time.monotonic)
+    return Participant(wire, reader, history, MODELS, train, no_pause, new_id)
 
 
 def visit(participant: Participant) -> Outcome:
@@ -198,7 +204,7 @@ def contributions(path: Path) -> list[tuple[bytes, int]]:
         return [(bytes(run), step) for run, step in database.execute("SELECT run, step FROM contributions ORDER BY step")]
 
 
-def released(server: Coordinator) -> FloatVector:
+def released(server: OneRun) -> FloatVector:
     """Goes through the gate, and returns by how much the weights moved."""
     before = server.progress.weights
     server.release(2.0)

@@ -13,8 +13,10 @@ import grpc
 
 from fedrho.client.transport import GrpcWire
 from fedrho.protos import codec
-from fedrho.server.coordinator import Coordinator
+from fedrho.server.engine import Engine
+from fedrho.server.guard import device_handlers
 from fedrho.server.service import OPTIONS, DeviceService
+from fedrho.server.uploads import UploadService
 
 
 @asynccontextmanager
@@ -31,10 +33,11 @@ async def listening(handlers: grpc.GenericRpcHandler) -> AsyncIterator[str]:
 
 
 @asynccontextmanager
-async def serving(coordinator: Coordinator) -> AsyncIterator[str]:
+async def serving(engine: Engine) -> AsyncIterator[str]:
     """The address of the real device service, with its rounds running."""
-    service = DeviceService(coordinator, time.monotonic, lambda _: None)
-    async with listening(service.handlers()) as address:
+    service = DeviceService(engine.population, time.monotonic, lambda _: None)
+    uploads = UploadService(engine.shard, time.monotonic)
+    async with listening(device_handlers(service.methods(), uploads.methods())) as address:
         rounds = asyncio.create_task(service.run_rounds(asyncio.Event()))
         try:
             yield address

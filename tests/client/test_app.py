@@ -9,13 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from fedrho.client.app import ServerUnreachable, read_population, run_devices
+from fedrho.client.app import Server, ServerUnreachable, read_population, run_devices
 from fedrho.client.examples import ArrayExamples, ExampleStore
 from fedrho.client.history import HistoryError
 from fedrho.client.participant import Outcome, Result
-from tests.client.fleet import contributions, open_small_run, small_task
+from fedrho.client.spec import BadSpec
+from fedrho.protos.messages import PopulationSpec
+from tests.client.fleet import MODELS, contributions, open_small_run, small_task
 from tests.client.serving import dead_port, serving
 from tests.models.reference import made_up
+from tests.server.one_run import SIGNER
 
 
 def examples(count: int) -> dict[str, ExampleStore]:
@@ -26,14 +29,26 @@ def unwatched(name: str, outcome: Outcome) -> None:
     pass
 
 
-def test_population_is_read_from_a_server() -> None:
-    coordinator = open_small_run(small_task(), now=time.monotonic())
+@pytest.mark.parametrize("pinned", [False, True])
+def test_population_is_read_from_a_server(pinned: bool) -> None:
+    engine = open_small_run(small_task(), now=time.monotonic())
 
-    async def read() -> object:
-        async with serving(coordinator) as address:
-            return await read_population(address, 10.0)
+    async def read() -> PopulationSpec:
+        async with serving(engine) as address:
+            return await read_population(Server(address, population_key=SIGNER.public if pinned else None), 10.0)
 
-    assert asyncio.run(read()) == coordinator.population()
+    assert asyncio.run(read()).tasks == (engine.coordinator.spec(),)
+
+
+def test_population_with_another_key_than_the_one_expected_is_not_believed() -> None:
+    engine = open_small_run(small_task(), now=time.monotonic())
+
+    async def read() -> PopulationSpec:
+        async with serving(engine) as address:
+            return await read_population(Server(address, population_key=bytes(32)), 10.0)
+
+    with pytest.raises(BadSpec, match=f"its key is {SIGNER.public.hex()}"):
+        asyncio.run(read())
 
 
 @pytest.mark.parametrize("silent", [False, True])
@@ -42,22 +57,22 @@ def test_server_that_does_not_answer_is_given_up_in_the_time_given(silent: bool,
     before = time.monotonic()
     unreachable = f"within {seconds:g} s"
     with dead_port(listen=silent) as address, pytest.raises(ServerUnreachable, match=f"at {address} {unreachable}"):
-        asyncio.run(read_population(address, seconds))
+        asyncio.run(read_population(Server(address), seconds))
     assert seconds - 0.05 <= time.monotonic() - before < seconds + 1.0
 
 
 def test_devices_take_part_until_the_run_has_ended(tmp_path: Path) -> None:
-    coordinator = open_small_run(small_task(steps=2, goal=2), now=time.monotonic())
+    engine = open_small_run(small_task(steps=2, goal=2), now=time.monotonic())
     seen: list[tuple[str, Result]] = []
 
     async def run() -> Counter[Result]:
-        async with serving(coordinator) as address:
+        async with serving(engine) as address:
             return await run_devices(
-                address, examples(3), tmp_path, 10.0, lambda name, outcome: seen.append((name, outcome.result))
+                Server(address), examples(3), MODELS, tmp_path, 10.0, lambda name, outcome: seen.append((name, outcome.result))
             )
 
     results = asyncio.run(run())
-    assert coordinator.finished
+    assert engine.finished
     assert results == Counter(result for _, result in seen)
     assert (results[Result.COUNTED], results[Result.FINISHED]) == (4, 3)
     given = [contributions(tmp_path / f"device-{number}.sqlite") for number in range(3)]
@@ -66,17 +81,17 @@ def test_devices_take_part_until_the_run_has_ended(tmp_path: Path) -> None:
 
 def test_devices_give_up_on_a_server_that_stays_away(tmp_path: Path) -> None:
     with dead_port() as address, pytest.raises(ServerUnreachable, match=r"away for 0\.2 s"):
-        asyncio.run(run_devices(address, examples(2), tmp_path, 0.2, unwatched))
+        asyncio.run(run_devices(Server(address), examples(2), MODELS, tmp_path, 0.2, unwatched))
 
 
 def test_device_with_a_damaged_history_takes_part_in_nothing(tmp_path: Path) -> None:
-    coordinator = open_small_run(small_task(), now=time.monotonic())
+    engine = open_small_run(small_task(), now=time.monotonic())
     (tmp_path / "device-0.sqlite").write_bytes(b"not a database at all" * 100)
 
     async def run() -> None:
-        async with serving(coordinator) as address:
-            await run_devices(address, examples(1), tmp_path, 1.0, unwatched)
+        async with serving(engine) as address:
+            await run_devices(Server(address), examples(1), MODELS, tmp_path, 1.0, unwatched)
 
     with pytest.raises(HistoryError):
         asyncio.run(run())
-    assert coordinator.round.sessions == {}
+    assert engine.round.sessions == {}

@@ -10,7 +10,7 @@ import pytest
 
 from fedrho.client.participant import Result, WireLost
 from fedrho.protos import messages as m
-from fedrho.server.store import MemoryStore
+from fedrho.server.storage.store import MemoryStore
 from tests.client.fleet import LocalWire, contributions, device, one_hot, open_small_run, released, small_task, visit
 
 

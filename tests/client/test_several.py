@@ -15,7 +15,6 @@ from fedrho.protos.messages import AbortReason, RoundPlan, SessionStatus
 from tests.client.fleet import (
     contributions,
     device,
-    new_id,
     one_hot,
     opened,
     released,
@@ -75,7 +74,7 @@ def test_many_devices_at_once_are_each_counted_at_most_once(tmp_path: Path) -> N
         return Update(one_hot(place))
 
     def one(place: int) -> Participant:
-        return Participant(wire, opened(paths[place]), lambda plan, weights: train(place), pause, new_id)
+        return replace(device(wire, paths[place]), train=lambda plan, weights: train(place), pause=pause)
 
     async def all_of_them() -> list[Outcome]:
         return await asyncio.gather(*(one(place).take_part() for place in range(count)))

@@ -20,58 +20,59 @@ from fedrho.protos.messages import (
     AbortReason,
     Assignment,
     CheckIn,
+    PopulationRequest,
     Receipt,
     Refusal,
     SessionStatus,
     StatusRequest,
     Upload,
+    Willing,
 )
 from tests.client.fleet import (
     LocalWire,
     contributions,
     gives,
-    new_id,
-    no_pause,
+    networked,
     one_hot,
     open_small_run,
-    opened,
     plan,
     small_task,
 )
 from tests.client.serving import answering, dead_port, listening, serving, wired
+from tests.server.one_run import SIGNER
 
 
 def test_visit_over_grpc_counts_once_and_the_next_finds_the_run_ended(tmp_path: Path) -> None:
-    coordinator = open_small_run(small_task(steps=1), now=time.monotonic())
+    engine = open_small_run(small_task(steps=1), now=time.monotonic())
     path = tmp_path / "device.sqlite"
 
     async def visits() -> list[Result]:
-        async with serving(coordinator) as address, wired(address) as wire:
-            device = Participant(wire, opened(path), gives(one_hot(5)), no_pause, new_id)
+        async with serving(engine) as address, wired(address) as wire:
+            device = networked(wire, path, gives(one_hot(5)))
             first = await device.take_part()
-            while not coordinator.finished:
+            while not engine.finished:
                 await asyncio.sleep(0.01)
             return [first.result, (await device.take_part()).result]
 
     assert asyncio.run(visits()) == [Result.COUNTED, Result.FINISHED]
-    assert contributions(path) == [(coordinator.run, 1)]
-    assert np.abs(coordinator.progress.weights - one_hot(5)).max() < 1e-5
+    assert contributions(path) == [(engine.run, 1)]
+    assert np.abs(engine.progress.weights - one_hot(5)).max() < 1e-5
 
 
-def test_every_call_gives_what_the_coordinator_says(tmp_path: Path) -> None:
-    coordinator = open_small_run(small_task(), now=time.monotonic())
+def test_every_call_gives_what_the_engine_says(tmp_path: Path) -> None:
+    engine = open_small_run(small_task(), now=time.monotonic())
 
     async def calls() -> None:
-        async with serving(coordinator) as address, wired(address) as wire:
-            assert await wire.population() == coordinator.population()
-            answer = await wire.check_in(CheckIn(bytes(16), coordinator.run))
+        async with serving(engine) as address, wired(address) as wire:
+            assert (await wire.population(PopulationRequest())).public_key == SIGNER.public
+            answer = await wire.check_in(CheckIn(bytes(16), (Willing(engine.run),)))
             assert isinstance(answer, Assignment)
             data = await wire.artifact(answer.plan.checkpoint_sha256, 4 * answer.plan.size)
-            assert data == coordinator.progress.weights.astype("<f4").tobytes()
+            assert data == engine.progress.weights.astype("<f4").tobytes()
             vector = np.zeros(answer.plan.size, dtype=np.int32)
-            refused = Receipt(SessionStatus.ASSIGNED, Refusal.NO_RESERVATION)
+            refused = Receipt(SessionStatus.LOST, Refusal.UNKNOWN_SESSION)
             assert await wire.upload(Upload(answer.session, vector), answer.plan) == refused
-            await wire.abort(Abort(answer.session, AbortReason.SHUTDOWN))
+            await wire.abort(Abort(answer.session, AbortReason.SHUTDOWN, answer.ticket))
             assert (await wire.status(StatusRequest(answer.session))).status is SessionStatus.EXPIRED
             assert (await wire.status(StatusRequest(bytes(16)))).status is SessionStatus.LOST
 
@@ -140,7 +141,7 @@ def test_upload_that_breaks_in_the_middle_is_a_lost_wire(stopped: bool) -> None:
 
 
 def test_calls_that_may_be_repeated_survive_two_failures_and_not_three() -> None:
-    coordinator = open_small_run(small_task())
+    said = open_small_run(small_task()).spec(PopulationRequest(), 1.0)
 
     async def population(failures: int) -> bool:
         calls: list[bytes] = []
@@ -149,10 +150,10 @@ def test_calls_that_may_be_repeated_survive_two_failures_and_not_three() -> None
             calls.append(request)
             if len(calls) <= failures:
                 await context.abort(grpc.StatusCode.UNAVAILABLE, "busy")
-            return codec.encode(coordinator.population())
+            return codec.encode(said)
 
         async with listening(answering(GetPopulation=flaky)) as address, wired(address) as wire:
-            return await wire.population() == coordinator.population()
+            return await wire.population(PopulationRequest()) == said
 
     assert asyncio.run(population(2))
     with pytest.raises(WireLost):
@@ -165,7 +166,7 @@ def test_answer_that_is_malformed_is_not_believed() -> None:
 
     async def ask() -> None:
         async with listening(answering(GetPopulation=nonsense)) as address, wired(address) as wire:
-            await wire.population()
+            await wire.population(PopulationRequest())
 
     with pytest.raises(codec.MalformedMessage):
         asyncio.run(ask())
@@ -175,7 +176,7 @@ def test_port_where_nobody_listens_is_a_lost_wire() -> None:
     async def ask() -> None:
         with dead_port() as address:
             async with wired(address) as wire:
-                await wire.population()
+                await wire.population(PopulationRequest())
 
     before = time.monotonic()
     with pytest.raises(WireLost):
@@ -185,20 +186,20 @@ def test_port_where_nobody_listens_is_a_lost_wire() -> None:
 
 def test_device_whose_round_ended_before_its_download_comes_back_later(tmp_path: Path) -> None:
     """An overselected seat and a slow device: others fill the step, and its weights are no longer served."""
-    coordinator = open_small_run(small_task(), now=time.monotonic())
+    engine = open_small_run(small_task(), now=time.monotonic())
 
     class Overtaken(GrpcWire):
         async def artifact(self, sha256: bytes, size: int) -> bytes:
-            await device(LocalWire(coordinator, time.monotonic()), "faster.sqlite").take_part()
-            while coordinator.progress.step == 0:
+            await device(LocalWire(engine, time.monotonic()), "faster.sqlite").take_part()
+            while engine.progress.step == 0:
                 await asyncio.sleep(0.01)
             return await super().artifact(sha256, size)
 
     def device(wire: Wire, name: str) -> Participant:
-        return Participant(wire, opened(tmp_path / name), gives(one_hot(0)), no_pause, new_id)
+        return networked(wire, tmp_path / name, gives(one_hot(0)))
 
     async def visits() -> Result:
-        async with serving(coordinator) as address:
+        async with serving(engine) as address:
             slow = Overtaken(address)
             try:
                 return (await device(slow, "slower.sqlite").take_part()).result
