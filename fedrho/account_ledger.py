@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -27,19 +26,20 @@ if TYPE_CHECKING:
 class Checked:
     """A store whose history holds."""
 
-    path: Path
+    where: str
     history: History
     task: TaskFile
     statement: PrivacyStatement
 
     @property
     def name(self) -> str:
-        return f"{self.task.name} in {self.path}"
+        return f"{self.task.name} in {self.where}"
 
 
 def ledger(
     stores: Annotated[
-        list[Path], typer.Argument(metavar="STORE...", help="Stores of runs on the same devices: folders or database files.")
+        list[str],
+        typer.Argument(metavar="STORE...", help="Stores of the same devices: folders, database files, postgresql:// URLs."),
     ],
     budget: Annotated[
         float | None, typer.Option(help="rho that all of them together may have spent.", show_default="none")
@@ -54,7 +54,7 @@ def ledger(
     json: JsonOption = False,
     plot: PlotOption = None,
 ) -> None:
-    """Check the hash chain of a run's store, and derive its statement anew; of several runs, their sum.
+    """Check the hash chain of every run in a store, and derive its statement anew; of several runs, their sum.
 
     Example: fedrho account ledger fedrho-run
     """
@@ -62,7 +62,7 @@ def ledger(
         check_delta(delta, None)
     limit = Rho(check_positive("--budget", budget)) if budget is not None else None
     noted = [_noted(text) for text in link or []]
-    runs = [_check(path) for path in stores]
+    runs = [run for where in stores for run in _check(where)]
     _refuse_twice(runs)
     for step, digest in noted:
         _check_link(runs, step, digest)
@@ -79,27 +79,41 @@ def ledger(
             shown = _run_json(run)
             text = f"{shown['task']}: {shown['released']} of {shown['rounds']} rounds, chain whole, latest link {shown['link']}"
             console.out.print(text, highlight=False, soft_wrap=True)
-        console.print_statement(total, chosen, "derived anew from " + ("the store" if len(runs) == 1 else f"{len(runs)} stores"))
+        console.print_statement(total, chosen, f"derived anew from {_counted(len(stores), 'store')}{_of_runs(len(runs))}")
     if limit is not None:
         _charge_all(runs, limit)
 
 
-def _check(path: Path) -> Checked:
-    """Raises StoreConflict without a run, HistoryBroken where the history does not hold."""
-    from fedrho.server.chain import check, read_task
-    from fedrho.server.store import locate, read_history
+def _counted(count: int, noun: str) -> str:
+    return f"the {noun}" if count == 1 else f"{count} {noun}s"
 
-    history = read_history(locate(path))
-    task = read_task(history)
-    return Checked(path, history, task.file, check(history, task))
+
+def _of_runs(count: int) -> str:
+    return "" if count == 1 else f", as the total of {count} runs"
+
+
+def _check(where: str) -> list[Checked]:
+    """Every run of a store. Raises StoreConflict without a run, HistoryBroken where a history does not hold."""
+    from fedrho.server.chain import HistoryBroken, check, read_task
+    from fedrho.server.storage.databases import shown
+    from fedrho.server.storage.store import locate, read_histories
+
+    found = []
+    for history in read_histories(locate(where)):
+        try:
+            task = read_task(history)
+            found.append(Checked(shown(where), history, task.file, check(history, task)))
+        except HistoryBroken as error:
+            raise HistoryBroken(f"{shown(where)}, run {history.run.hex()[:8]}: {error}") from error
+    return found
 
 
 def _refuse_twice(runs: Sequence[Checked]) -> None:
-    seen: dict[bytes, Path] = {}
+    seen: dict[bytes, str] = {}
     for run in runs:
         if run.history.run in seen:
-            raise BadInput(f"{run.path}: the same run is given twice, also as {seen[run.history.run]}")
-        seen[run.history.run] = run.path
+            raise BadInput(f"{run.where}: the same run is given twice, also as {seen[run.history.run]}")
+        seen[run.history.run] = run.where
 
 
 def _charge_all(runs: Sequence[Checked], budget: Rho) -> None:
@@ -125,7 +139,7 @@ def _check_link(runs: Sequence[Checked], step: int, link: bytes) -> None:
 
 def _run_json(run: Checked) -> dict[str, object]:
     return {
-        "store": str(run.path),
+        "store": run.where,
         "run": run.history.run.hex(),
         "task": run.task.name,
         "rounds": run.task.steps,

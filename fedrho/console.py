@@ -29,6 +29,10 @@ class BadInput(ValueError):
     """Something on the command line that cannot be used: one line, exit code 2."""
 
 
+class Stopped(Exception):
+    """Someone stopped the command; exit code 130."""
+
+
 @contextmanager
 def working(what: str) -> Iterator[None]:
     """Says what is going on while it takes long, on a terminal."""
@@ -60,6 +64,11 @@ def stdout_fails() -> bool:
 def print_json(values: Mapping[str, object]) -> None:
     """One JSON object on standard output."""
     sys.stdout.write(json.dumps(values, indent=2, allow_nan=False) + "\n")
+
+
+def print_json_line(values: Mapping[str, object]) -> None:
+    """One JSON object on a line of its own, for whoever reads along."""
+    sys.stdout.write(json.dumps(values, allow_nan=False) + "\n")
 
 
 def print_plain(lines: Sequence[str]) -> None:

@@ -26,7 +26,7 @@ from fedrho.privacy.zcdp import Rho
 from fedrho.server.app import read_address
 from fedrho.server.ledger import Charge, statement
 from fedrho.server.release import StoreConflict
-from fedrho.server.store import RunStatus, read_blob, read_status
+from fedrho.server.storage.store import RunStatus, latest_status, read_blob
 from fedrho.server.tasks import Task, parse_task
 from fedrho.simulations.population import FederatedData, digits
 
@@ -155,7 +155,7 @@ class Demo:
     def children(self) -> Iterator[None]:
         """Server and clients run while the block does, and no longer."""
         try:
-            status = read_status(self.store)
+            status = latest_status(self.store)
             if status is None or status.step < self.task.file.steps:
                 address = self._start_server()
                 self._start_clients(address)
@@ -169,7 +169,7 @@ class Demo:
         while True:
             if self.told.is_set():
                 raise KeyboardInterrupt
-            status = read_status(self.store)
+            status = latest_status(self.store)
             if status is not None and status.step != seen:
                 seen, changed = status.step, time.monotonic()
                 progress.show(status.step, self._figures(status))
@@ -245,7 +245,7 @@ class Demo:
 
     def _finished(self) -> bool:
         """Read anew: the devices may have heard of the last step before the watcher did."""
-        status = read_status(self.store)
+        status = latest_status(self.store)
         return status is not None and status.step >= self.task.file.steps
 
 

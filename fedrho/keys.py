@@ -1,151 +1,212 @@
-"""A working set of certificates: one authority, a server under it, and a device for servers that ask devices for theirs.
+"""A working set of keys, one folder a holder: `fedrho keys` makes it, and here it is read.
 
-FOLDER/ca.crt        the authority: give it to every device, it is not secret
-FOLDER/ca.key        signs certificates; keep it away from the server, best off any network
-FOLDER/server.crt    with server.key, what the server shows: valid for the host names it was made for
-FOLDER/device.crt    with device.key, what a device shows to a server that requires it
+FOLDER/device/      for every device
+  ca.crt              whose certificates servers must show; public
+  device.crt .key     one for all devices, for a server that requires one. Stolen: strangers may knock. Lost: a new set
+  population.pub      what every population spec must be signed with, as 64 hex digits; public
+FOLDER/server/      for the machine of the coordinator
+  server.crt .key     what devices see. Stolen: whoever is also on the wire reads updates on their way. Lost: a new set
+  ca.crt              whose device certificates are let in; public
+  population.key .pub signs specs. Stolen: another server can give terms of its own. Lost: devices must be told a new key
+  issuer.pub          whose tokens are good; public
+  operator-server.crt .key  what operators see. Stolen: operators may be talking to a stranger. Lost: a new set
+  operator-ca.crt     whose operators are let in; public
+  coordinator.crt .key  what shards see. Stolen: whoever reaches a shard may read its sum before noise. Lost: a new set
+  shard-ca.crt        whose shards are believed; public
+FOLDER/shard/       for every shard
+  shard.crt .key      what the coordinator sees. Stolen: a stranger may give it a false sum. Lost: a new set
+  shard-ca.crt        whose coordinator is obeyed; public
+FOLDER/operator/    for whoever runs the server
+  operator.crt .key   what the operator port asks for. Stolen: a stranger may do what an operator may. Lost: a new set
+  operator-ca.crt     whose servers are the operators' own; public
+FOLDER/offline/     for nobody, on no network
+  ca.key, operator-ca.key, shard-ca.key  sign certificates. Stolen: anybody is anybody. Lost: no further certificates
+  issuer.key .pub     signs tokens. Stolen: one stranger is a thousand devices. Lost: no further tokens
+FOLDER/devices/     NNNN.token, each for one device: its private key, and the issuer's credential for it
+                      Stolen: a stranger passes for this device. Lost: a new token
 
-Keys are P-256. A certificate is a file that anybody may read; a key is readable by its owner alone.
+A file with a private key is readable by its owner alone; one that everybody may read is refused. No file can be called back
+before its last day. Sets of before, with ca, server and device flat in FOLDER, are still read.
 """
 
 from __future__ import annotations
 
-import ipaddress
+import json
 import os
-from collections.abc import Sequence
-from contextlib import suppress
-from datetime import UTC, datetime, timedelta
+import re
+import time
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
-
+from fedrho.certificates import Pair, check_issued, check_pair, check_valid
 from fedrho.client.transport import ClientTls
 from fedrho.console import BadInput
-from fedrho.server.app import ServerTls
+from fedrho.protos.signing import KEY_BYTES, BadCredential, BadKey, SigningKey, check_public, parse_credential
+from fedrho.server.listen import ServerTls
 
-AUTHORITY, SERVER, DEVICE = "ca", "server", "device"
-CLOCKS_DIFFER = timedelta(hours=1)
+DEVICE, SERVER, SHARD, OPERATOR, OFFLINE, TOKENS = "device", "server", "shard", "operator", "offline", "devices"
+SHARD_NAME: Final = "shard.fedrho.internal"
+"""What the certificate of every shard says beside its hosts, for a coordinator that reaches shards under changing names."""
+TOKEN_VERSION: Final = 1
+LARGEST_FILE: Final = 1_000_000
 
 
-def make_keys(folder: Path, hosts: Sequence[str], days: int) -> None:
-    """Writes a new set into `folder`; raises BadInput where there is one already, or a host cannot be named."""
-    names = [_name_of(host) for host in hosts]
-    there = [name for name in (AUTHORITY, SERVER, DEVICE) if (folder / f"{name}.key").exists()]
-    if there:
-        raise BadInput(f"{folder}: holds {there[0]}.key already; choose another folder, or remove the old set first")
-    until = datetime.now(UTC) + timedelta(days=days)
-    try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        authority_key = ec.generate_private_key(ec.SECP256R1())
-        authority = _certificate("fedrho authority", authority_key, None, authority_key, until, [])
-        _write(folder, AUTHORITY, authority, authority_key)
-        for name, usage, hosts_of in (
-            (SERVER, ExtendedKeyUsageOID.SERVER_AUTH, names),
-            (DEVICE, ExtendedKeyUsageOID.CLIENT_AUTH, []),
-        ):
-            key = ec.generate_private_key(ec.SECP256R1())
-            _write(folder, name, _certificate(f"fedrho {name}", key, authority, authority_key, until, hosts_of, usage), key)
-    except OSError as error:
-        raise BadInput(f"{folder}: cannot be written ({error.strerror})") from error
+@dataclass(frozen=True)
+class DeviceToken:
+    """What one device proves itself with."""
+
+    key: SigningKey
+    credential: bytes = field(repr=False)
 
 
 def server_tls(folder: Path, require_device_certificate: bool) -> ServerTls:
     """What a server needs of the set; raises BadInput where it is missing or no longer valid."""
-    certificate, key = _read_pair(folder, SERVER)
-    return ServerTls(certificate, key, _read(folder / f"{AUTHORITY}.crt") if require_device_certificate else None)
+    pair = _pair(folder, SERVER, "server")
+    if not require_device_certificate:
+        return ServerTls(pair.certificate, pair.key)
+    return ServerTls(pair.certificate, pair.key, _root(folder, SERVER, "ca")[1])
 
 
 def client_tls(folder: Path) -> ClientTls:
     """What a device needs: the authority, and its own certificate where the folder has one."""
-    root = _read(folder / f"{AUTHORITY}.crt")
-    _check_valid(folder / f"{AUTHORITY}.crt", root)
-    if not (folder / f"{DEVICE}.key").exists():
+    _, root = _root(folder, DEVICE, "ca")
+    if not os.path.exists(_place(folder, DEVICE, "device.key")):
         return ClientTls(root)
-    return ClientTls(root, *_read_pair(folder, DEVICE))
+    pair = _pair(folder, DEVICE, "device")
+    return ClientTls(root, pair.certificate, pair.key)
 
 
-def _certificate(
-    subject: str,
-    key: ec.EllipticCurvePrivateKey,
-    issuer: x509.Certificate | None,
-    signer: ec.EllipticCurvePrivateKey,
-    until: datetime,
-    names: Sequence[x509.GeneralName],
-    usage: x509.ObjectIdentifier | None = None,
-) -> x509.Certificate:
-    """Signed by `signer`; an authority of its own where there is no issuer."""
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, subject)])
-    builder = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(issuer.subject if issuer else name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(datetime.now(UTC) - CLOCKS_DIFFER)
-        .not_valid_after(until)
-        .add_extension(x509.BasicConstraints(ca=issuer is None, path_length=0 if issuer is None else None), critical=True)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key()), critical=False)
-    )
-    if names:
-        builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
-    if usage:
-        builder = builder.add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
-    return builder.sign(signer, hashes.SHA256())
+def operator_server_tls(folder: Path) -> ServerTls:
+    """For the operator port, which lets in nobody without a certificate of the operators' authority."""
+    return _mutual_server(folder, SERVER, "operator-server", "operator-ca")
 
 
-def _name_of(host: str) -> x509.GeneralName:
-    with suppress(ValueError):
-        return x509.IPAddress(ipaddress.ip_address(host))
+def operator_client_tls(folder: Path) -> ClientTls:
+    return _mutual_client(folder, OPERATOR, "operator", "operator-ca")
+
+
+def shard_tls(folder: Path) -> ServerTls:
+    """For the port of a shard, which lets in nobody but the coordinator."""
+    return _mutual_server(folder, SHARD, "shard", "shard-ca")
+
+
+def coordinator_tls(folder: Path) -> ClientTls:
+    """For the coordinator, which calls shards. They answer to the hosts of the set and to SHARD_NAME."""
+    return _mutual_client(folder, SERVER, "coordinator", "shard-ca")
+
+
+def signing_key(place: Path) -> SigningKey:
+    """A private signing key: its file, or a folder with the one that signs population specs; raises BadInput."""
+    path = _place(place, SERVER, "population.key") if os.path.isdir(place) else place
+    pem = _read_secret(path)
     try:
-        return x509.DNSName(host) if host.strip() == host and host and " " not in host else _refuse(host)
+        key = SigningKey.from_pem(pem)
+    except BadKey as error:
+        raise BadInput(f"{path}: {error}") from None
+    public_at = path.with_suffix(".pub")
+    if os.path.exists(public_at) and population_key(str(public_at)) != key.public:
+        raise BadInput(f"{path}: does not belong to {public_at}")
+    return key
+
+
+def population_key(text: str) -> bytes:
+    """The public key of a population: 64 hex digits, a file with them, or a folder with that file; raises BadInput."""
+    return _public_key(text, DEVICE, "population.pub")
+
+
+def issuer_key(text: str) -> bytes:
+    """The public key of whoever issues tokens: likewise."""
+    return _public_key(text, SERVER, "issuer.pub")
+
+
+def device_token(path: Path) -> DeviceToken:
+    """Raises BadInput for what is no token, and for one that has expired."""
+    data = _read_secret(path)
+    try:
+        written = json.loads(data)
+        version, pem, credential = written["fedrho_token"], written["private_key"], written["credential"]
+        token = DeviceToken(SigningKey.from_pem(pem.encode()), bytes.fromhex(credential))
+        claimed = parse_credential(token.credential)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, BadKey, BadCredential):
+        raise BadInput(f"{path}: not a device token; `fedrho keys FOLDER --devices 1` makes one") from None
+    if version != TOKEN_VERSION:
+        raise BadInput(f"{path}: a device token of another version of fedrho; ask for one of version {TOKEN_VERSION}")
+    if claimed.device != token.key.public:
+        raise BadInput(f"{path}: its key is not the one that its credential is for; use the token as it was made")
+    if claimed.expires_at <= time.time():
+        raise BadInput(f"{path}: has expired; ask whoever issued it for a new one")
+    return token
+
+
+def _mutual_server(folder: Path, holder: str, name: str, authority: str) -> ServerTls:
+    pair, root = _mutual(folder, holder, name, authority)
+    return ServerTls(pair.certificate, pair.key, root)
+
+
+def _mutual_client(folder: Path, holder: str, name: str, authority: str) -> ClientTls:
+    pair, root = _mutual(folder, holder, name, authority)
+    return ClientTls(root, pair.certificate, pair.key)
+
+
+def _mutual(folder: Path, holder: str, name: str, authority: str) -> tuple[Pair, bytes]:
+    """Both ends have certificates of one authority, so a pair of another one is a mistake that can be told here."""
+    pair, (root_at, root) = _pair(folder, holder, name), _root(folder, holder, authority)
+    check_issued(str(_place(folder, holder, f"{name}.crt")), pair.certificate, str(root_at), root)
+    return pair, root
+
+
+def _root(folder: Path, holder: str, name: str) -> tuple[Path, bytes]:
+    path = _place(folder, holder, f"{name}.crt")
+    root = _read(path)
+    check_valid(str(path), root)
+    return path, root
+
+
+def _pair(folder: Path, holder: str, name: str) -> Pair:
+    certificate_at, key_at = (_place(folder, holder, f"{name}.{kind}") for kind in ("crt", "key"))
+    pair = Pair(_read(certificate_at), _read_secret(key_at))
+    check_pair(str(certificate_at), str(key_at), pair)
+    return pair
+
+
+def _public_key(text: str, holder: str, name: str) -> bytes:
+    """Never repeats what it has read: it may be a private key, given by mistake."""
+    digits, where = text, "the key given"
+    if not re.fullmatch(f"[0-9a-fA-F]{{{2 * KEY_BYTES}}}", text):
+        path = Path(text)
+        path = _place(path, holder, name) if os.path.isdir(path) else path
+        digits, where = _read(path).decode("ascii", "replace").strip(), str(path)
+    try:
+        return check_public(bytes.fromhex(digits))
+    except BadKey as error:
+        raise BadInput(f"{where}: {error}") from None
     except ValueError:
-        return _refuse(host)
+        raise BadInput(f"{where}: not a public key in {2 * KEY_BYTES} hex digits") from None
 
 
-def _refuse(host: str) -> x509.GeneralName:
-    raise BadInput(f"--host: {host!r} is no host name or address, for example fl.example.org or 10.0.0.7")
+def _place(folder: Path, holder: str, name: str) -> Path:
+    """Where it is: in the holder's part of a set, or in `folder` itself, which may be that part, or a flat set."""
+    flat = folder / name
+    return flat if os.path.exists(flat) or not os.path.isdir(folder / holder) else folder / holder / name
 
 
-def _write(folder: Path, name: str, certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey) -> None:
-    """The key is never readable by others, not even for an instant."""
-    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    descriptor = os.open(folder / f"{name}.key", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(pem)
-    (folder / f"{name}.crt").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-
-
-def _read_pair(folder: Path, name: str) -> tuple[bytes, bytes]:
-    """Certificate and key; raises BadInput where they are not of each other."""
-    certificate, key = _read(folder / f"{name}.crt"), _read(folder / f"{name}.key")
-    parsed = _check_valid(folder / f"{name}.crt", certificate)
-    try:
-        loaded = serialization.load_pem_private_key(key, password=None)
-    except (TypeError, ValueError) as error:
-        raise BadInput(f"{folder / f'{name}.key'}: not a private key without a password") from error
-    if loaded.public_key() != parsed.public_key():
-        raise BadInput(f"{folder}: {name}.key does not belong to {name}.crt")
-    return certificate, key
-
-
-def _check_valid(path: Path, data: bytes) -> x509.Certificate:
-    try:
-        certificate = x509.load_pem_x509_certificate(data)
-    except ValueError as error:
-        raise BadInput(f"{path}: not a certificate in PEM") from error
-    now = datetime.now(UTC)
-    if not certificate.not_valid_before_utc <= now <= certificate.not_valid_after_utc:
-        when = f"{certificate.not_valid_before_utc:%Y-%m-%d} to {certificate.not_valid_after_utc:%Y-%m-%d}"
-        raise BadInput(f"{path}: valid from {when}, not today; `fedrho keys` makes a new set")
-    return certificate
+def _read_secret(path: Path) -> bytes:
+    data = _read(path)
+    if os.name == "posix" and path.stat().st_mode & 0o007:
+        raise BadInput(
+            f"{path}: open to everybody on this machine; `chmod o= {path}` first, and make a new one if anybody has read it"
+        )
+    return data
 
 
 def _read(path: Path) -> bytes:
     try:
-        return path.read_bytes()
-    except OSError as error:
-        raise BadInput(f"{path}: cannot be read ({error.strerror}); `fedrho keys {path.parent}` makes a set") from error
+        with path.open("rb") as file:
+            data = file.read(LARGEST_FILE + 1)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "no path"
+        raise BadInput(f"{path}: cannot be read ({reason}); `fedrho keys FOLDER` makes a set") from error
+    if len(data) > LARGEST_FILE:
+        raise BadInput(f"{path}: larger than any key; name the file that `fedrho keys` made")
+    return data
