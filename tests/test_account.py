@@ -23,7 +23,7 @@ from fedrho.privacy.vectors import ClippedSum, Grid
 from fedrho.privacy.zcdp import Rho, epsilon, gaussian_epsilon, simple_epsilon
 from fedrho.server.coordinator import Surroundings, open_run
 from fedrho.server.release import Attempt
-from fedrho.server.store import SqliteStore
+from fedrho.server.storage.store import open_store
 from fedrho.server.tasks import parse_task
 from tests.privacy.dense import SeededNoise
 
@@ -366,8 +366,8 @@ learning_rate = 1.0
 def store(folder: Path, name: str = "small", steps: int = 4, delta: str = "1e-3") -> Path:
     """A run of so many released steps, all of zeros."""
     task = parse_task(TASK.format(name=name, delta=delta), "small.toml")
-    with SqliteStore(folder) as opened:
-        around = Surroundings(SystemNoise(), opened, lambda: name.encode().ljust(16, b"-"))
+    with open_store(folder) as opened:
+        around = Surroundings(SystemNoise(), opened, lambda: name.encode().ljust(16, b"-"), [])
         engine = open_run(task, around, lambda: np.zeros(12, dtype=np.float32), 0.0)
         for _ in range(steps):
             total = ClippedSum(np.zeros(12, np.int64), engine.task.mechanism.grid)

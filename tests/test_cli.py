@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 import typer
 
-from fedrho import cli, console
+from fedrho import cli, console, operate
 from fedrho.privacy.noise import SystemNoise
 from fedrho.privacy.vectors import ClippedSum
 from fedrho.server.coordinator import Surroundings, open_run
 from fedrho.server.release import Attempt
-from fedrho.server.store import SqliteStore
+from fedrho.server.storage.store import open_store
 from fedrho.server.tasks import load_task
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "digits.toml"
@@ -111,7 +111,7 @@ def test_serve_does_not_expose_an_unencrypted_port_by_accident(host: str, fedrho
 
 
 def test_serve_in_a_folder_that_another_server_holds(fedrho: Run, tmp_path: Path) -> None:
-    with SqliteStore(tmp_path / "held"):
+    with open_store(tmp_path / "held"):
         refused(fedrho("serve", EXAMPLE, "--store", tmp_path / "held", "--port", 0), "another server is using this folder")
 
 
@@ -186,11 +186,11 @@ def test_demo_in_a_place_that_is_no_folder(fedrho: Run, tmp_path: Path) -> None:
         ("account spend --rounds 5", ("--noise-multiplier: missing", "fedrho account spend --help")),
         ("account spend --rounds", ("--rounds: requires an argument",)),
         ("account spend --json=3", ("--json: does not take a value",)),
-        ("serve", ("TASK.toml: missing", "fedrho serve --help")),
+        ("serve", ("TASK.toml...: missing", "fedrho serve --help")),
         ("join 127.0.0.1:1", ("--data: missing",)),
         ("join --x", ("--x: no such option", "fedrho join --help")),
         ("demo --step 3", ("--step: no such option", "did you mean", "--steps")),
-        ("nonsense", ("no such command 'nonsense'; allowed: demo, serve, join",)),
+        ("nonsense", ("no such command 'nonsense'; allowed: serve, shard, join",)),
         ("account nonsense", ("no such command 'nonsense'; allowed: spend, calibrate",)),
         ("status one two", ("unexpected extra argument", "two")),
     ],
@@ -213,7 +213,7 @@ def test_someone_who_stops_a_command_ends_it_with_130(
     def stopped(folder: Path) -> None:
         raise error
 
-    monkeypatch.setattr(cli, "_status", stopped)
+    monkeypatch.setattr(operate, "status_values", stopped)
     assert fedrho("status") == (130, "", "fedrho: stopped\n")
 
 
@@ -221,7 +221,7 @@ def test_too_little_memory_is_one_line(fedrho: Run, monkeypatch: pytest.MonkeyPa
     def large(folder: Path) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(cli, "_status", large)
+    monkeypatch.setattr(operate, "status_values", large)
     code, out, err = fedrho("status")
     assert (code, out, len(err.splitlines())) == (1, "", 1)
     assert "not enough memory" in err
@@ -263,21 +263,47 @@ def test_completion_is_still_there() -> None:
 
 def test_status_as_json(fedrho: Run, tmp_path: Path) -> None:
     task = load_task(EXAMPLE)
-    with SqliteStore(tmp_path / "s") as store:
-        around = Surroundings(SystemNoise(), store, lambda: os.urandom(16))
+    with open_store(tmp_path / "s") as store:
+        around = Surroundings(SystemNoise(), store, lambda: os.urandom(16), [])
         engine = open_run(task, around, lambda: np.zeros(650, dtype=np.float32), 0.0)
         total = ClippedSum(np.zeros(650, dtype=np.int64), task.mechanism.grid)
         engine.install(engine.through_gate(Attempt(1, total, (), 0.0), 0.0), 0.0)
     code, out, err = fedrho("status", tmp_path / "s", "--json")
     assert (code, err) == (0, "")
     values = json.loads(out)
-    assert (values["algorithm"], values["step"], values["steps"]) == ("dp-ftrl", 1, 30)
-    assert (values["finished"], values["running"], values["pid"]) == (False, False, None)
-    assert values["rho"] == task.mechanism.cost(1, task.participation)
-    assert (values["unit"], values["delta"], values["rho_budget"]) == ("device", 1e-5, 10.0)
+    (run,) = values["runs"]
+    assert (run["algorithm"], run["step"], run["steps"], run["state"]) == ("dp-ftrl", 1, 30, "active")
+    assert (values["running"], values["pid"], values["operator"]) == (False, None, None)
+    assert run["rho"] == task.mechanism.cost(1, task.participation)
+    assert (run["unit"], run["delta"], run["rho_budget"]) == ("device", 1e-5, 10.0)
     code, out, _ = fedrho("status", tmp_path / "s")
     assert code == 0
-    assert "step 1 of 30, stopped" in out
+    assert "step 1 of 30, active, no server is running" in out
+
+
+@pytest.mark.parametrize(("asked", "kept"), [("DEBUG", "NONE"), ("info", "NONE"), ("ERROR", "ERROR"), ("none", "none")])
+def test_grpc_traces_nothing_whatever_the_environment_says(asked: str, kept: str) -> None:
+    """Its traces name the address of every device."""
+    program = """
+import asyncio, os
+from fedrho import cli
+import grpc
+async def talk():
+    server = grpc.aio.server()
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        await channel.channel_ready()
+    await server.stop(None)
+asyncio.run(talk())
+print(os.environ.get("GRPC_TRACE"), os.environ["GRPC_VERBOSITY"])
+"""
+    environment = {**os.environ, "GRPC_TRACE": "all", "GRPC_VERBOSITY": asked}
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, env=environment, check=True
+    )
+    assert done.stdout.split() == ["None", kept]
+    assert "127.0.0.1" not in done.stderr
 
 
 def test_version_and_help_in_a_process_of_its_own() -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from fedrho.server.app import read_address
-from fedrho.server.store import read_status
+from fedrho.server.storage.store import latest_status
 
 pytestmark = pytest.mark.slow
 
@@ -63,7 +63,7 @@ def finish(process: subprocess.Popen[str], code: int = 0) -> tuple[str, str]:
 def wait_for_step(folder: Path, step: int, seconds: float = 120.0) -> int:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
-        status = read_status(folder)
+        status = latest_status(folder)
         if status is not None and status.step >= step:
             return status.step
         time.sleep(0.05)
@@ -148,7 +148,7 @@ def test_a_stopped_demo_leaves_no_process_and_can_be_continued(number: signal.Si
     assert out == ""
     assert "Traceback" not in err
     assert_nothing_left(folder)
-    status = read_status(folder / "server")
+    status = latest_status(folder / "server")
     assert status is not None
     assert reached <= status.step < 20
     out, err = finish(start("demo", "--store", folder, "--steps", 20, "--json"))
@@ -177,6 +177,6 @@ def test_by_hand_in_two_terminals(start: Start, tmp_path: Path) -> None:
     assert "unit        one device" in out
     out, _ = finish(start("status", tmp_path / "s", "--json"))
     status = json.loads(out)
-    assert (status["step"], status["finished"], status["running"]) == (6, True, False)
+    assert (status["runs"][0]["step"], status["runs"][0]["state"], status["running"]) == (6, "finished", False)
     out, _ = finish(start("status"))
     assert "step 6 of 6, finished" in out

@@ -17,7 +17,7 @@ import pytest
 import typer.main
 from pydantic_core import PydanticUndefined
 
-from fedrho import account, account_ledger, cli
+from fedrho import account, account_ledger, cli, operate
 from fedrho.demo import DemoResult
 from fedrho.privacy.auditing.audit import AuditReport
 from fedrho.privacy.auditing.membership import membership_report
@@ -116,7 +116,9 @@ def test_the_fields_of_demo_json_are_the_documented_ones(page: str) -> None:
 
 
 JSON = {
-    "status": cli._status,
+    "status": operate.all_values,
+    "status-run": operate.run_values,
+    "status-claim": operate.statement_values,
     "account-spend": account._spend_json,
     "account-spend-sampled": account._sampled_json,
     "account-compare": account._losses,

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
-import numpy as np
 import pytest
 
-from fedrho.privacy.noise import SystemNoise
-from fedrho.server.coordinator import Coordinator, Surroundings, open_run
 from fedrho.server.release import Store
-from fedrho.server.store import MemoryStore
 from fedrho.server.tasks import Task, parse_task
+from tests.server import postgres
+from tests.server.one_run import OneRun, open_one_run
 
 TASK = """
 name = "small"
@@ -40,8 +38,23 @@ server_window = {window}
 learning_rate = 1.0
 """
 
+NUMBERS = itertools.count(1)
 MakeTask = Callable[..., Task]
-MakeEngine = Callable[..., Coordinator]
+MakeEngine = Callable[..., OneRun]
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[str]:
+    """The URL of a PostgreSQL of our own; each test takes a database of its own in it."""
+    if postgres.binaries() is None:
+        pytest.skip("no PostgreSQL here: apt-get install postgresql")
+    with postgres.server() as url:
+        yield url
+
+
+@pytest.fixture
+def postgres_url(postgres_server: str) -> str:
+    return postgres.new_database(postgres_server, f"test-{next(NUMBERS)}")
 
 
 @pytest.fixture
@@ -58,10 +71,7 @@ def make_task() -> MakeTask:
 
 @pytest.fixture
 def make_engine(make_task: MakeTask) -> MakeEngine:
-    ids = (number.to_bytes(16, "big") for number in itertools.count(1))
-
-    def make(store: Store | None = None, size: int = 12, **task: Any) -> Coordinator:
-        around = Surroundings(SystemNoise(), store or MemoryStore(), lambda: next(ids))
-        return open_run(make_task(**task), around, lambda: np.zeros(size, dtype=np.float32), 0.0)
+    def make(store: Store | None = None, size: int = 12, **task: Any) -> OneRun:
+        return open_one_run(make_task(**task), store, size)
 
     return make

@@ -15,13 +15,13 @@ from fedrho import cli
 from fedrho.privacy.noise import KeptVector
 from fedrho.privacy.vectors import ClippedSum
 from fedrho.server.chain import History, HistoryBroken, check
-from fedrho.server.coordinator import Coordinator
 from fedrho.server.release import Attempt
-from fedrho.server.store import SqliteStore, read_history
+from fedrho.server.storage.store import open_store, read_history
 from fedrho.server.tasks import TaskFileError, parse_task
 from tests.server.conftest import TASK
+from tests.server.one_run import OneRun
 
-MakeEngine = Callable[..., Coordinator]
+MakeEngine = Callable[..., OneRun]
 CASES = {
     "tree": "mechanism = 'tree'",
     "restarts": "restarts = [30, 40]",
@@ -36,7 +36,7 @@ def with_privacy(lines: str) -> dict[str, Any]:
     return {**LONG, "[privacy]": f"[privacy]\n{lines}"}
 
 
-def advance(engine: Coordinator, steps: int) -> None:
+def advance(engine: OneRun, steps: int) -> None:
     for _ in range(steps):
         total = ClippedSum(np.zeros(12, np.int64), engine.task.mechanism.grid)
         engine.install(engine.through_gate(Attempt(1, total, (), 1.0), 2.0), 2.0)
@@ -50,11 +50,11 @@ def content(kept: Sequence[KeptVector]) -> list[tuple[str, bytes]]:
 def test_a_run_goes_on_where_it_was(lines: str, tmp_path: Path, make_engine: MakeEngine) -> None:
     """Stopped and opened again at four steps, the noise so far is the same to the bit: the next step's prefix builds on it."""
     for stop in (1, 34, 70, 99):
-        with SqliteStore(tmp_path) as store:
+        with open_store(tmp_path) as store:
             engine = make_engine(store=store, **with_privacy(lines))
             advance(engine, stop - engine.progress.step)
             before = engine.progress.mechanism
-        with SqliteStore(tmp_path) as store:
+        with open_store(tmp_path) as store:
             after = make_engine(store=store, **with_privacy(lines)).progress.mechanism
         assert (after.step, after.live) == (before.step, before.live)
         assert [(one.name, one.vector.tobytes()) for one in after.kept] == [
@@ -64,7 +64,7 @@ def test_a_run_goes_on_where_it_was(lines: str, tmp_path: Path, make_engine: Mak
 
 @pytest.mark.parametrize("lines", CASES.values(), ids=CASES.keys())
 def test_a_run_of_any_mechanism_can_be_checked(lines: str, tmp_path: Path, make_engine: MakeEngine) -> None:
-    with SqliteStore(tmp_path) as store:
+    with open_store(tmp_path) as store:
         engine = make_engine(store=store, **with_privacy(lines))
         advance(engine, 100)
     history = read_history(tmp_path)

@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import threading
 import time
-from collections.abc import Callable
 
-import numpy as np
 import pytest
 
-from fedrho.protos.messages import Assignment, BeginUpload, CheckIn, Refusal, SessionStatus, TryLater, Upload
-from fedrho.server.coordinator import Coordinator
-from fedrho.server.release import Commit, StoreConflict
+from fedrho.protos.messages import Assignment, BeginUpload, Go, Receipt, Refusal, SessionStatus, TryLater
+from fedrho.server.release import Commit, RunState, StoreConflict
 from fedrho.server.service import DeviceService
-from fedrho.server.store import MemoryStore
-
-SIZE = 12
-MakeEngine = Callable[..., Coordinator]
+from fedrho.server.storage.store import MemoryStore
+from tests.server.conftest import MakeEngine
+from tests.server.one_run import OneRun
 
 
 class SlowStore(MemoryStore):
@@ -28,35 +23,27 @@ class SlowStore(MemoryStore):
         super().__init__()
         self.begun, self.allowed = threading.Event(), threading.Event()
 
-    def commit(self, commit: Commit) -> None:
+    def commit(self, run: bytes, commit: Commit) -> None:
         self.begun.set()
         assert self.allowed.wait(20)
-        super().commit(commit)
+        super().commit(run, commit)
 
 
 class BrokenStore(MemoryStore):
-    def commit(self, commit: Commit) -> None:
+    def commit(self, run: bytes, commit: Commit) -> None:
         raise StoreConflict("the disk is full")
 
 
-def seat(engine: Coordinator) -> bytes:
-    answer = engine.check_in(CheckIn(os.urandom(16), engine.run), 0.0)
-    assert isinstance(answer, Assignment)
-    return answer.session
-
-
-def fill(engine: Coordinator, reports: int) -> None:
+def fill(engine: OneRun, reports: int) -> None:
     for _ in range(reports):
-        session = seat(engine)
-        engine.begin_upload(BeginUpload(session), 0.0)
-        assert engine.upload(Upload(session, np.zeros(SIZE, dtype=np.int32)), 0.0).status is SessionStatus.COUNTED
+        assert engine.send(engine.reserve(engine.seat())).status is SessionStatus.COUNTED
 
 
 def test_stopping_in_a_release_waits_for_its_commit(make_engine: MakeEngine) -> None:
     store = SlowStore()
-    engine = make_engine(store, size=SIZE)
+    engine = make_engine(store)
     released: list[int] = []
-    service = DeviceService(engine, lambda: 0.0, lambda run: released.append(run.progress.step))
+    service = DeviceService(engine.population, lambda: 0.0, lambda run: released.append(run.progress.step))
 
     async def run() -> None:
         stop = asyncio.Event()
@@ -74,15 +61,16 @@ def test_stopping_in_a_release_waits_for_its_commit(make_engine: MakeEngine) -> 
 
 
 def test_calls_during_a_release_change_nothing(make_engine: MakeEngine) -> None:
-    engine = make_engine(size=SIZE)
-    waiting = seat(engine)
-    fill(engine, 3)
+    engine = make_engine()
+    late, *seats = [engine.seat() for _ in range(4)]
+    for session in [engine.reserve(seat) for seat in seats]:
+        assert engine.begin_upload(BeginUpload(late.session, late.ticket), 0.0).answer is Go.WAIT
+        assert engine.send(session).status is SessionStatus.COUNTED
     attempt = engine.take_full_round()
     with pytest.raises(RuntimeError):
         engine.take_full_round()
-    assert isinstance(engine.check_in(CheckIn(os.urandom(16), engine.run), 1e9), TryLater)
-    receipt = engine.upload(Upload(waiting, np.zeros(SIZE, dtype=np.int32)), 1e9)
-    assert receipt.refusal is Refusal.TOO_LATE
+    assert isinstance(engine.ask(1e9), TryLater)
+    assert engine.send(late.session, now=1e9) == Receipt(SessionStatus.EXPIRED, Refusal.TOO_LATE)
     engine.tick(1e9)
     engine.install(engine.through_gate(attempt, 1e9), 1e9)
     assert engine.progress.step == 1
@@ -91,19 +79,42 @@ def test_calls_during_a_release_change_nothing(make_engine: MakeEngine) -> None:
 
 
 def test_a_release_that_fails_ends_the_loop(make_engine: MakeEngine) -> None:
-    engine = make_engine(BrokenStore(), size=SIZE)
-    service = DeviceService(engine, time.monotonic, lambda _: None)
+    engine = make_engine(BrokenStore())
+    service = DeviceService(engine.population, time.monotonic, lambda _: None)
     fill(engine, 3)
     with pytest.raises(StoreConflict, match="the disk is full"):
         asyncio.run(service.run_rounds(asyncio.Event()))
     assert engine.progress.step == 0
 
 
+def test_a_run_cancelled_while_its_release_begins_is_released_first(make_engine: MakeEngine) -> None:
+    """An operator's call may come between any two steps of the event loop."""
+    engine = make_engine()
+    service = DeviceService(engine.population, lambda: 0.0, lambda _: None)
+    fill(engine, 3)
+
+    async def run() -> bool:
+        rounds = asyncio.create_task(service.run_rounds(asyncio.Event()))
+        await asyncio.sleep(0)
+        with pytest.raises(ValueError, match="being released"):
+            engine.population.cancel(engine.run)
+        while engine.progress.step == 0:
+            await asyncio.sleep(0.001)
+        engine.population.cancel(engine.run)
+        await rounds
+        return engine.population.finished
+
+    assert asyncio.run(run())
+    (member,) = engine.population.members.values()
+    assert member.state is RunState.CANCELLED
+    assert engine.progress.step == 1
+
+
 def test_an_attempt_without_devices_waits_for_the_first(make_engine: MakeEngine) -> None:
-    engine = make_engine(size=SIZE)
+    engine = make_engine()
     engine.tick(1e6)
     assert engine.round.attempt == 1
-    answer = engine.check_in(CheckIn(os.urandom(16), engine.run), 1e6)
+    answer = engine.ask(1e6)
     assert isinstance(answer, Assignment)
     assert answer.expires_seconds == 10.0
     engine.tick(1e6 + 10.0)
@@ -112,7 +123,7 @@ def test_an_attempt_without_devices_waits_for_the_first(make_engine: MakeEngine)
 
 @pytest.mark.parametrize(("reports", "steps"), [(1, 0), (2, 1)])
 def test_at_the_deadline_min_reports_decide(reports: int, steps: int, make_engine: MakeEngine) -> None:
-    engine = make_engine(size=SIZE, **{"goal = 3": "goal = 3\nmin_reports = 2"})
+    engine = make_engine(**{"goal = 3": "goal = 3\nmin_reports = 2"})
     fill(engine, reports)
     due = []
     for now in (9.99, 10.0):

@@ -14,11 +14,13 @@ import pytest
 
 from fedrho.protos import codec
 from fedrho.protos.messages import (
+    CHUNK_BYTES,
     Assignment,
     BeginUpload,
     CheckIn,
     Encoding,
     Go,
+    PopulationAnswer,
     PopulationRequest,
     PopulationSpec,
     Receipt,
@@ -27,29 +29,35 @@ from fedrho.protos.messages import (
     SessionStatus,
     UploadHeader,
     UploadTrailer,
+    Willing,
 )
-from fedrho.server.coordinator import CHUNK_BYTES, Coordinator
+from fedrho.server.guard import device_handlers
 from fedrho.server.service import OPTIONS, DeviceService
+from fedrho.server.uploads import UploadService
+from tests.server.conftest import MakeEngine
+from tests.server.one_run import OneRun
 
 SIZE = 300_000
-MakeEngine = Callable[..., Coordinator]
 Part = bytes | UploadHeader | UploadTrailer
 
 
 class Client:
     """Raw bytes to and from the service, so that anything can be sent."""
 
-    def __init__(self, channel: Any, engine: Coordinator) -> None:
+    def __init__(self, channel: Any, engine: OneRun, uploads: UploadService) -> None:
         self.channel = channel
         self.engine = engine
+        self.uploads = uploads
 
     async def call(self, method: str, request: bytes) -> bytes:
         return bytes(await self.channel.unary_unary(f"/{codec.SERVICE}/{method}")(request, timeout=10))
 
     async def reserve(self) -> bytes:
-        answer = codec.decode_answer(await self.call("CheckIn", codec.encode(CheckIn(os.urandom(16), self.engine.run))))
+        message = CheckIn(os.urandom(16), (Willing(self.engine.run),))
+        answer = codec.decode_answer(await self.call("CheckIn", codec.encode(message)))
         assert isinstance(answer, Assignment)
-        reservation = codec.decode(Reservation, await self.call("BeginUpload", codec.encode(BeginUpload(answer.session))))
+        begin = BeginUpload(answer.session, answer.ticket)
+        reservation = codec.decode(Reservation, await self.call("BeginUpload", codec.encode(begin)))
         assert reservation.answer is Go.GO
         return answer.session
 
@@ -62,17 +70,21 @@ class Client:
         return codec.decode(Receipt, await call(stream(), timeout=10))
 
 
-def against_server(engine: Coordinator, test: Callable[[Client], Awaitable[None]]) -> None:
+def against_server(engine: OneRun, test: Callable[[Client], Awaitable[None]]) -> None:
     """Runs `test` with a client of a served engine, whose clock stands still."""
 
     async def run() -> None:
+        def time() -> float:
+            return 0.0
+
         server = grpc.aio.server(options=OPTIONS)
-        server.add_generic_rpc_handlers((DeviceService(engine, lambda: 0.0, lambda _: None).handlers(),))
+        devices, uploads = DeviceService(engine.population, time, lambda _: None), UploadService(engine.shard, time)
+        server.add_generic_rpc_handlers((device_handlers(devices.methods(), uploads.methods()),))
         port = server.add_insecure_port("127.0.0.1:0")
         await server.start()
         try:
             async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-                await test(Client(channel, engine))
+                await test(Client(channel, engine, uploads))
         finally:
             await server.stop(None)
 
@@ -85,15 +97,15 @@ def parts(session: bytes, vector: np.ndarray, chunk: int = CHUNK_BYTES, crc: int
     return [UploadHeader(session, len(payload)), *chunks, UploadTrailer(zlib.crc32(payload) if crc is None else crc)]
 
 
-def good_vector(engine: Coordinator) -> np.ndarray:
+def good_vector(engine: OneRun) -> np.ndarray:
     vector = np.zeros(SIZE, dtype=np.int32)
     vector[7] = engine.task.mechanism.grid.radius
     return vector
 
 
-def counted(engine: Coordinator) -> tuple[int, int]:
-    """Reports counted, and the largest entry of the running sum."""
-    return engine.round.counted(), int(np.abs(engine._sum._total).max())
+def counted(engine: OneRun) -> tuple[int, int]:
+    """Reports counted, and the largest entry of the sum, which is thereby sealed."""
+    return engine.intake.counted, int(np.abs(engine.sealed()).max())
 
 
 def too_long(session: bytes, vector: np.ndarray) -> list[Part]:
@@ -148,7 +160,7 @@ def test_broken_framing_is_refused_at_once_and_a_right_upload_still_counts(
         session = await client.reserve()
         whole = parts(session, good_vector(engine))
         assert (await client.upload(mangle(whole))).refusal is Refusal.WRONG_FRAMING
-        assert counted(engine) == (0, 0)
+        assert engine.intake.counted == 0
         assert await client.upload(whole) == Receipt(SessionStatus.COUNTED)
         assert counted(engine) == (1, engine.task.mechanism.grid.radius)
 
@@ -175,11 +187,38 @@ def test_an_upload_that_nobody_asked_for_is_refused_before_a_byte_is_read(state:
     engine = make_engine(size=SIZE)
 
     async def test(client: Client) -> None:
-        answer = engine.check_in(CheckIn(os.urandom(16), engine.run), 0.0)
-        assert isinstance(answer, Assignment)
-        session = os.urandom(16) if state == "unknown" else answer.session
+        known = engine.seat()
+        for _ in range(3):
+            engine.reserve(engine.seat())
+        assert engine.begin_upload(BeginUpload(known.session, known.ticket), 0.0).answer is Go.WAIT
+        session = os.urandom(16) if state == "unknown" else known.session
         receipt = await client.upload(parts(session, good_vector(engine))[:1])
         assert receipt.refusal is (Refusal.UNKNOWN_SESSION if state == "unknown" else Refusal.NO_RESERVATION)
+
+    against_server(engine, test)
+
+
+def test_an_upload_whose_attempt_is_long_over_when_its_last_byte_arrives_is_refused(make_engine: MakeEngine) -> None:
+    engine = make_engine(size=SIZE)
+
+    async def test(client: Client) -> None:
+        session = await client.reserve()
+        whole = parts(session, good_vector(engine))
+
+        async def slowly() -> AsyncIterator[bytes]:
+            yield codec.encode_part(whole[0])
+            while session not in client.uploads._uploading:
+                await asyncio.sleep(0.001)
+            for now in (10.0, 100.0, 200.0):  # two attempts later nobody remembers the session
+                engine.tick(now)
+                engine.seat(now)
+            for part in whole[1:]:
+                yield codec.encode_part(part)
+
+        call = client.channel.stream_unary(f"/{codec.SERVICE}/UploadUpdate")
+        receipt = codec.decode(Receipt, await call(slowly(), timeout=10))
+        assert receipt == Receipt(SessionStatus.LOST, Refusal.UNKNOWN_SESSION)
+        assert counted(engine) == (0, 0)
 
     against_server(engine, test)
 
@@ -196,8 +235,8 @@ def test_garbage_is_a_refused_call_with_a_fixed_text(method: str, garbage: bytes
         with pytest.raises(grpc.aio.AioRpcError) as refused:
             await client.call(method, garbage)
         assert (refused.value.code(), refused.value.details()) == (grpc.StatusCode.INVALID_ARGUMENT, "malformed message")
-        spec = codec.decode(PopulationSpec, await client.call("GetPopulation", codec.encode(PopulationRequest())))
-        assert spec.run == engine.run
+        answer = codec.decode(PopulationAnswer, await client.call("GetPopulation", codec.encode(PopulationRequest())))
+        assert [task.run for task in codec.decode(PopulationSpec, answer.spec).tasks] == [engine.run]
 
     against_server(engine, test)
 
