@@ -113,11 +113,13 @@ def keys(
         if host:
             raise BadInput(f"--host: the certificates in {folder} stay as they are; leave it out to add tokens")
         add_devices(folder, devices, days)
-        console.out.print(f"{folder}/devices: {devices} more tokens, one for one device", highlight=False)
+        console.out.print(f"{folder}/devices: {devices} more tokens, one for one device", highlight=False, soft_wrap=True)
         return
     make_keys(folder, host or (), days, devices)
     console.out.print(
-        f"{folder}: give device/ to every device and a file of devices/ to one, take offline/ off every network", highlight=False
+        f"{folder}: give device/ to every device and a file of devices/ to one, take offline/ off every network",
+        highlight=False,
+        soft_wrap=True,
     )
 
 
