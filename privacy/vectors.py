@@ -15,10 +15,13 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from fedrho.privacy import kernels
+from fedrho.privacy.kernels import squared_norm
+
 FloatVector = NDArray[np.float32]
 GridVector = NDArray[np.int32]
 IntVector = NDArray[np.int64]
-PieceOfVector = NDArray[np.int16] | NDArray[np.int32]
+ArrivedVector = NDArray[np.int16] | NDArray[np.int32]
 
 MAX_GRID_BITS: Final = 24
 """With at most 24 bits every clipped square sum is below 2**53, so a float64 dot product decides the norm exactly."""
@@ -26,17 +29,6 @@ MAX_GRID_BITS: Final = 24
 
 SMALLEST_CLIP_NORM: Final = 1e-40
 LARGEST_CLIP_NORM: Final = 1e40
-
-
-NORM_BLOCK: Final = 8192
-"""Coordinates whose norm is taken at once: small enough for the cache, and for one thread to be the fastest."""
-
-
-ROW: Final = 1024
-ROW_BLOCK: Final = 2**17
-"""Coordinates turned into float32 at once: 512 KiB, so that numpy is called seldom and the cache still holds them."""
-SLACK: Final = 2.0**-13
-"""How far, relatively, a squared norm summed in float32 may be off; see `Gathering`."""
 
 
 class InvalidVector(ValueError):
@@ -101,103 +93,73 @@ class Clipped:
             raise InvalidVector("the L2 norm exceeds the clip norm")
 
     @property
-    def pieces(self) -> tuple[GridVector]:
-        return (self.vector,)
-
-    @property
     def size(self) -> int:
         return int(self.vector.size)
 
 
 def within(vector: GridVector, grid: Grid) -> bool:
     """Whether the L2 norm is at most the radius, decided exactly."""
-    return _square(vector) <= float(grid.radius) ** 2
-
-
-def _square(vector: PieceOfVector) -> float:
-    """The squared L2 norm, exact as far as 2**53; more than that is rounded to a value that is at least 2**53.
-
-    Squares and their partial sums up to there are integers that float64 holds.
-    """
-    squared = 0.0
-    for start in range(0, vector.size, NORM_BLOCK):
-        wide = vector[start : start + NORM_BLOCK].astype(np.float64)
-        squared += float(np.dot(wide, wide))
-    return squared
+    return squared_norm(vector) <= float(grid.radius) ** 2
 
 
 @dataclass(frozen=True, eq=False)
-class ClippedPieces:
-    """A clipped vector as it came off the wire: int16 or int32 pieces in grid units, that no one can write, in their order.
+class Gathered:
+    """A clipped vector as it came off the wire: int16 where every coordinate fits, else int32, that no one else holds or writes.
 
-    Guarantees: what `Clipped` guarantees, of the pieces laid end to end. Only `Gathering.clipped` makes one.
+    Guarantees: what `Clipped` guarantees. Only `Gathering.clipped` makes one.
     """
 
-    pieces: tuple[PieceOfVector, ...] = field(repr=False)
+    vector: ArrivedVector = field(repr=False)
     grid: Grid
-    size: int
+
+    @property
+    def size(self) -> int:
+        return int(self.vector.size)
 
 
 class Gathering:
-    """A clipped vector of `size` coordinates that arrives in pieces, checked piece by piece.
+    """A clipped vector of `size` coordinates that arrives in pieces, each checked and copied in one pass.
 
     Guarantees: `clipped` returns exactly where `Clipped` of the whole vector would, and raises where that would; `add` says no
-    only where every completion would be refused. Proof: let S be the squared norm of what has arrived, and T the sum of its
-    rows' squared norms, a row being at most 1024 coordinates in float32. Turning an integer into float32 changes it by at most
-    u = 2**-24 relatively; 1024 products and 1023 additions, in any order, change a row by at most 1024 u / (1 - 1024 u); rows are
-    added in float64. Nothing overflows, for 1024 * 2**62 < 2**127, no square is too small, and all terms are positive: so
-    |T - S| < 2**-13.9 S. Hence T > (1 + 2**-13) R**2 means S > R**2, and S only grows; T <= (1 - 2**-13) R**2 means
-    S <= R**2. In the band between, S is summed again, exactly.
+    only where every completion would be refused: squared norms of the pieces are integers, exact where their sum could still
+    be within the radius, and they only grow. Coordinates are held in int16 until one does not fit.
     """
 
     def __init__(self, size: int, grid: Grid) -> None:
-        self._size = size
         self.grid = grid
-        self._pieces: list[PieceOfVector] = []
-        self._missing = size
+        self._vector: ArrivedVector = np.empty(size, dtype=np.int16)
+        self._arrived = 0
         self._squared = 0.0
-        self._limit = float(grid.radius) ** 2
 
-    def add(self, piece: PieceOfVector) -> bool:
-        """Whether the vector can still be within the radius. A piece that someone could still write is copied.
+    def add(self, piece: ArrivedVector) -> bool:
+        """False where the norm is more than twice the radius already, so that the rest is not worth waiting for.
 
         Raises InvalidVector for a piece that is not flat int16 or int32, or too long.
         """
-        if piece.ndim != 1 or piece.dtype not in (np.int16, np.int32) or piece.size > self._missing:
-            raise InvalidVector(
-                f"a piece is flat int16 or int32, at most {self._missing} of them, not {piece.dtype} {piece.shape}"
-            )
-        if piece.flags.writeable:
-            piece = piece.copy()
-            piece.flags.writeable = False
-        self._pieces.append(piece)
-        self._missing -= piece.size
-        self._squared += _approximate_square(piece)
-        return self._squared <= self._limit * (1 + SLACK)
+        missing = self._vector.size - self._arrived
+        if piece.ndim != 1 or piece.dtype not in (np.int16, np.int32) or piece.size > missing:
+            raise InvalidVector(f"a piece is flat int16 or int32, at most {missing} of them, not {piece.dtype} {piece.shape}")
+        there = slice(self._arrived, self._arrived + piece.size)
+        squared, fits = kernels.copy(self._vector[there], piece)
+        if not fits:
+            self._vector = self._vector.astype(np.int32)
+            self._vector[there] = piece
+        self._arrived = there.stop
+        self._squared += squared
+        return self._squared <= 4.0 * float(self.grid.radius) ** 2
 
-    def clipped(self) -> ClippedPieces:
-        """Raises InvalidVector where pieces are missing or the norm exceeds the radius."""
-        if self._missing:
-            raise InvalidVector(f"{self._missing} of {self._size} coordinates are missing")
-        if self._squared > self._limit * (1 - SLACK) and sum(map(_square, self._pieces)) > self._limit:
+    def clipped(self) -> Gathered:
+        """The vector, once; this object is empty then.
+
+        Raises InvalidVector where pieces are missing or the norm exceeds the radius.
+        """
+        if self._arrived < self._vector.size:
+            raise InvalidVector(f"{self._vector.size - self._arrived} of {self._vector.size} coordinates are missing")
+        if self._squared > float(self.grid.radius) ** 2:
             raise InvalidVector("the L2 norm exceeds the clip norm")
-        return ClippedPieces(tuple(self._pieces), self.grid, self._size)
-
-
-def _approximate_square(piece: PieceOfVector) -> float:
-    """The squared norm, off by less than SLACK relatively: float32 within rows, float64 across them."""
-    squared = 0.0
-    for start in range(0, piece.size, ROW_BLOCK):
-        wide = piece[start : start + ROW_BLOCK].astype(np.float32)
-        whole = wide.size - wide.size % ROW
-        rows, rest = wide[:whole].reshape(-1, ROW), wide[whole:]
-        squared += float(_row_squares(rows).sum(dtype=np.float64)) + float(np.dot(rest, rest))
-    return squared
-
-
-def _row_squares(rows: FloatVector) -> FloatVector:
-    squares: FloatVector = np.matmul(rows[:, None, :], rows[:, :, None])
-    return squares
+        vector, self._vector, self._arrived, self._squared = self._vector, np.empty(0, dtype=np.int16), 0, 0.0
+        vector.flags.writeable = False
+        return Gathered(vector, self.grid)
 
 
 class ClippedSum:

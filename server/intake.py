@@ -24,7 +24,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from fedrho.privacy.vectors import Clipped, ClippedPieces, ClippedSum, Grid
+from fedrho.privacy.vectors import Clipped, ClippedSum, Gathered, Grid
 from fedrho.protos.messages import ID_BYTES, Encoding, Go, Refusal, Reservation, SessionStatus
 from fedrho.server.aggregation import RunningSum
 
@@ -160,7 +160,7 @@ class Intake:
             return Refusal.TOO_LATE
         return None if self._sessions[session].status is SessionStatus.RESERVED else Refusal.NO_RESERVATION
 
-    def add(self, session: bytes, clipped: Clipped | ClippedPieces) -> None:
+    def add(self, session: bytes, clipped: Clipped | Gathered) -> None:
         """Adds and counts, in one step; raises ValueError for a session that has no reservation."""
         if self._sum is None or self.refusal(session) is not None:
             raise ValueError("the session cannot be counted")

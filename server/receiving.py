@@ -1,9 +1,9 @@
-"""The bytes of one upload on their way into a sum: checked while they are still in the cache, and never copied.
+"""The bytes of one upload on their way into a sum: checked and narrowed while they are still in the cache.
 
-    header -> Receiver -> take(chunk) ... -> finish(checksum) -> ClippedPieces, or the reason why not -> close: nothing is held
+    header -> Receiver -> take(chunk) ... -> finish(checksum) -> Gathered, or the reason why not -> close: nothing is held
 
-Nothing is added to a sum here. An upload that ends anywhere on this way leaves nothing. What is held are the very `bytes`
-that gRPC made: they cannot be overwritten, but they go back to the allocator as soon as the upload is closed.
+Nothing is added to a sum here. An upload that ends anywhere on this way leaves nothing. Of what gRPC received nothing is held:
+each chunk goes back to the allocator as soon as it was taken, so that the next one is written where the cache still is.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Self
 import numpy as np
 from zlib_ng import zlib_ng
 
-from fedrho.privacy.vectors import ClippedPieces, Gathering, Grid, InvalidVector
+from fedrho.privacy.vectors import Gathered, Gathering, Grid, InvalidVector
 from fedrho.protos.messages import Encoding, Refusal
 
 
@@ -43,7 +43,10 @@ class Receiver:
         return self._left
 
     def take(self, chunk: memoryview) -> Refusal | None:
-        """Chunks have the announced size, but for the last; a norm that is too large already is refused before they end."""
+        """Chunks have the announced size, but for the last; a norm that is much too large already is refused before they end.
+
+        A norm that is a little too large waits for the checksum: the vector may have been damaged, and may then be sent again.
+        """
         if not chunk or len(chunk) != min(self._chunk_bytes, self._left) or len(chunk) % self._encoding.width:
             return Refusal.WRONG_FRAMING
         self._left -= len(chunk)
@@ -51,7 +54,7 @@ class Receiver:
         piece = np.frombuffer(chunk, dtype=self._encoding.dtype)
         return None if self._gathering.add(piece) else Refusal.NORM_TOO_LARGE
 
-    def finish(self, announced: int) -> ClippedPieces | Refusal:
+    def finish(self, announced: int) -> Gathered | Refusal:
         """`announced` is the trailer's CRC-32."""
         if self._left:
             return Refusal.WRONG_FRAMING

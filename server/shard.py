@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
-from fedrho.privacy.vectors import Clipped, ClippedPieces, InvalidVector
+from fedrho.privacy.vectors import Clipped, Gathered, InvalidVector
 from fedrho.protos.messages import (
     Abort,
     BeginUpload,
@@ -145,7 +145,7 @@ class Shard:
             return self.refuse(message.session, Refusal.NORM_TOO_LARGE, now)
         return self.count(message.session, clipped, now)
 
-    def count(self, session: bytes, clipped: Clipped | ClippedPieces, now: float) -> Receipt:
+    def count(self, session: bytes, clipped: Clipped | Gathered, now: float) -> Receipt:
         """Adds a checked vector, unless its session lost its reservation meanwhile."""
         settled = self.may_upload(session, now)
         intake = self._home(session)

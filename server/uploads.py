@@ -10,7 +10,7 @@ from typing import Any
 
 import grpc
 
-from fedrho.privacy.vectors import ClippedPieces
+from fedrho.privacy.vectors import Gathered
 from fedrho.protos import codec
 from fedrho.protos.messages import (
     CHUNK_BYTES,
@@ -97,14 +97,14 @@ class UploadService:
             except codec.MalformedMessage:
                 received = Refusal.WRONG_FRAMING
             # From here on nothing waits, so checking, adding and counting are one step of the event loop.
-            if isinstance(received, ClippedPieces):
+            if isinstance(received, Gathered):
                 return self._shard.count(session, received, self._clock())
             if received is Refusal.NORM_TOO_LARGE:
                 return self._shard.refuse(session, received, self._clock())
             return Receipt(SessionStatus.RESERVED, received)
 
 
-async def _received(receiver: Receiver, requests: AsyncIterator[bytes]) -> ClippedPieces | Refusal:
+async def _received(receiver: Receiver, requests: AsyncIterator[bytes]) -> Gathered | Refusal:
     """Chunks, then the trailer."""
     async for request in requests:
         part = codec.decode_part(request)

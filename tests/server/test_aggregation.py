@@ -5,8 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fedrho.privacy.vectors import Clipped, Gathering, Grid, add_noise
+from fedrho.privacy.vectors import Clipped, Gathered, Gathering, Grid, add_noise
 from fedrho.server.aggregation import RunningSum
+
+
+def gathered(values: list[int], grid: Grid) -> Gathered:
+    gathering = Gathering(len(values), grid)
+    assert gathering.add(np.array(values, dtype=np.int32))
+    return gathering.clipped()
 
 
 def opened(total: RunningSum, size: int) -> list[int]:
@@ -33,7 +39,7 @@ def test_a_lane_holds_as_many_as_cannot_overflow_and_not_one_more() -> None:
         assert total._fit * 2**bits <= 2**31 - 1 < (total._fit + 1) * 2**bits
 
 
-def test_pieces_of_any_width_and_whole_vectors_add_up_to_the_exact_sum() -> None:
+def test_gathered_vectors_of_any_width_and_whole_ones_add_up_to_the_exact_sum() -> None:
     random, grid, size = np.random.default_rng(3), Grid(1.0, 14), 1000
     total, truth = RunningSum(size, grid), np.zeros(size, dtype=np.int64)
     for turn in range(50):
@@ -47,6 +53,35 @@ def test_pieces_of_any_width_and_whole_vectors_add_up_to_the_exact_sum() -> None
             gathering.add(piece)
         total.add(gathering.clipped())
     assert opened(total, size) == truth.tolist()
+
+
+@pytest.mark.parametrize("many", [1, 3, 4, 5, 9])
+def test_vectors_that_wait_to_be_added_are_in_the_sum(many: int) -> None:
+    grid = Grid(1.0, 20)
+    total = RunningSum(2, grid)
+    for one in range(many):
+        total.add(gathered([one, 40_000 * (one % 2)], grid))
+    assert opened(total, 2) == [sum(range(many)), 40_000 * (many // 2)]
+
+
+@pytest.mark.parametrize("bits", [1, 14, 24])
+def test_the_lane_never_overflows_however_many_gathered_vectors_wait(bits: int) -> None:
+    grid = Grid(1.0, bits)
+    total = RunningSum(1, grid)
+    total._fit = min(total._fit, 127)
+    for _ in range(2 * total._fit + 3):
+        total.add(gathered([grid.radius], grid))
+    assert opened(total, 1) == [(2 * total._fit + 3) * grid.radius]
+
+
+def test_a_destroyed_sum_forgets_the_vectors_that_wait() -> None:
+    grid = Grid(1.0, 20)
+    total = RunningSum(1, grid)
+    total.add(gathered([7], grid))
+    lane = total._lane
+    total.destroy()
+    assert total._waiting == []
+    assert not lane.any()
 
 
 def test_a_vector_of_another_grid_or_length_is_refused_and_leaves_no_trace() -> None:

@@ -9,7 +9,7 @@ import zlib
 import numpy as np
 import pytest
 
-from fedrho.privacy.vectors import ClippedPieces, Grid
+from fedrho.privacy.vectors import Gathered, Grid
 from fedrho.protos import codec
 from fedrho.protos.messages import Encoding, Refusal
 from fedrho.server.receiving import Receiver
@@ -36,8 +36,8 @@ def test_a_sound_upload_is_the_vector_that_was_sent(encoding: Encoding) -> None:
         assert [receiver.take(chunk) for chunk in chunks(data)] == [None] * len(chunks(data))
         assert receiver.bytes_left == 0
         clipped = receiver.finish(zlib.crc32(data))
-        assert isinstance(clipped, ClippedPieces)
-        assert np.concatenate(clipped.pieces).tolist() == list(range(5, 5 + SIZE))
+        assert isinstance(clipped, Gathered)
+        assert clipped.vector.tolist() == list(range(5, 5 + SIZE))
 
 
 @encodings
@@ -67,7 +67,7 @@ def test_an_upload_that_ends_early_or_goes_on_is_wrong_framing() -> None:
         for chunk in chunks(data):
             receiver.take(chunk)
         assert receiver.take(memoryview(bytes(CHUNK))) is Refusal.WRONG_FRAMING
-        assert isinstance(receiver.finish(zlib.crc32(data)), ClippedPieces)
+        assert isinstance(receiver.finish(zlib.crc32(data)), Gathered)
 
 
 def test_a_norm_that_is_too_large_already_is_refused_before_the_last_chunk() -> None:
@@ -76,27 +76,43 @@ def test_a_norm_that_is_too_large_already_is_refused_before_the_last_chunk() -> 
         assert receiver.take(chunks(data)[0]) is Refusal.NORM_TOO_LARGE
 
 
-def test_a_norm_one_unit_too_large_is_refused_at_the_end() -> None:
+@pytest.mark.parametrize("last", [0, 1])
+def test_a_norm_is_refused_from_the_first_unit_that_is_too_much(last: int) -> None:
     vector = np.zeros(SIZE, dtype=np.int32)
-    vector[0], vector[-1] = GRID.radius, 1
+    vector[0], vector[-1] = GRID.radius, last
     data = codec.encode_vector(vector, Encoding.INT32_LE)
     with Receiver(CHUNK, Encoding.INT32_LE, SIZE, GRID) as receiver:
         assert not any(receiver.take(chunk) for chunk in chunks(data))
-        assert receiver.finish(zlib.crc32(data)) is Refusal.NORM_TOO_LARGE
+        received = receiver.finish(zlib.crc32(data))
+        assert received is Refusal.NORM_TOO_LARGE if last else isinstance(received, Gathered)
 
 
-@pytest.mark.parametrize("whole", [True, False])
-def test_nothing_that_arrived_outlives_the_upload(whole: bool) -> None:
+def test_damage_in_the_last_chunk_is_a_wrong_checksum_even_where_it_makes_the_norm_too_large() -> None:
+    vector = np.zeros(SIZE, dtype=np.int32)
+    vector[0] = GRID.radius
+    data = bytearray(codec.encode_vector(vector, Encoding.INT32_LE))
+    right = zlib.crc32(data)
+    data[-4] ^= 1
+    with Receiver(CHUNK, Encoding.INT32_LE, SIZE, GRID) as receiver:
+        assert not any(receiver.take(chunk) for chunk in chunks(bytes(data)))
+        assert receiver.finish(right) is Refusal.WRONG_CHECKSUM
+
+
+def test_nothing_of_a_chunk_is_held_once_it_was_taken() -> None:
     data = np.arange(SIZE, dtype=np.int32)
-    data.flags.writeable = False
     alive, receiver = weakref.ref(data), Receiver(4 * SIZE, Encoding.INT32_LE, SIZE, Grid(1.0, 20))
     with receiver:
         assert receiver.take(memoryview(data.data).cast("B")) is None
-        checksum = zlib.crc32(data.tobytes())
-        if whole:
-            assert isinstance(receiver.finish(checksum), ClippedPieces)
         del data
         gc.collect()
-        assert alive() is not None
+        assert alive() is None
+
+
+def test_nothing_that_arrived_outlives_the_upload() -> None:
+    data = payload(Encoding.INT32_LE)
+    with Receiver(len(data), Encoding.INT32_LE, SIZE, GRID) as receiver:
+        receiver.take(memoryview(data))
+        held = weakref.ref(receiver._gathering._vector)
+        assert held() is not None
     gc.collect()
-    assert alive() is None
+    assert held() is None
