@@ -14,6 +14,7 @@ from typing import Any, Final, TypeVar, get_args, get_origin, get_type_hints
 
 import numpy as np
 from google.protobuf.message import DecodeError, Message
+from google.protobuf.unknown_fields import UnknownFieldSet
 from numpy.typing import NDArray
 
 from fedrho.protos import fedrho_pb2 as pb
@@ -84,6 +85,12 @@ def encode(message: Any) -> bytes:
 def decode(kind: type[T], data: bytes) -> T:
     """A `kind` from its bytes; raises MalformedMessage."""
     return _from_protobuf(kind, _parse(PROTOBUF[kind], data))
+
+
+def unknown_terms(spec: bytes) -> frozenset[bytes]:
+    """The runs of a serialized PopulationSpec whose PrivacyTerms have a field that this version does not know."""
+    tasks = _parse(pb.PopulationSpec, spec).tasks
+    return frozenset(task.run for task in tasks if len(UnknownFieldSet(task.terms)))
 
 
 def encode_answer(answer: m.Assignment | m.TryLater) -> bytes:

@@ -88,7 +88,7 @@ class PopulationSpec(_message.Message):
     def __init__(self, epoch: _Optional[int] = ..., server_time: _Optional[float] = ..., max_age_seconds: _Optional[float] = ..., rho_budget: _Optional[float] = ..., wants_proof: bool = ..., tasks: _Optional[_Iterable[_Union[TaskSpec, _Mapping]]] = ...) -> None: ...
 
 class TaskSpec(_message.Message):
-    __slots__ = ("run", "task", "model", "size", "steps", "released", "terms", "wants_device_tag", "ended")
+    __slots__ = ("run", "task", "model", "size", "steps", "released", "terms", "wants_device_tag", "ended", "began")
     RUN_FIELD_NUMBER: _ClassVar[int]
     TASK_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
@@ -98,6 +98,7 @@ class TaskSpec(_message.Message):
     TERMS_FIELD_NUMBER: _ClassVar[int]
     WANTS_DEVICE_TAG_FIELD_NUMBER: _ClassVar[int]
     ENDED_FIELD_NUMBER: _ClassVar[int]
+    BEGAN_FIELD_NUMBER: _ClassVar[int]
     run: bytes
     task: str
     model: str
@@ -107,7 +108,8 @@ class TaskSpec(_message.Message):
     terms: PrivacyTerms
     wants_device_tag: bool
     ended: bool
-    def __init__(self, run: _Optional[bytes] = ..., task: _Optional[str] = ..., model: _Optional[str] = ..., size: _Optional[int] = ..., steps: _Optional[int] = ..., released: _Optional[int] = ..., terms: _Optional[_Union[PrivacyTerms, _Mapping]] = ..., wants_device_tag: bool = ..., ended: bool = ...) -> None: ...
+    began: float
+    def __init__(self, run: _Optional[bytes] = ..., task: _Optional[str] = ..., model: _Optional[str] = ..., size: _Optional[int] = ..., steps: _Optional[int] = ..., released: _Optional[int] = ..., terms: _Optional[_Union[PrivacyTerms, _Mapping]] = ..., wants_device_tag: bool = ..., ended: bool = ..., began: _Optional[float] = ...) -> None: ...
 
 class PrivacyTerms(_message.Message):
     __slots__ = ("mechanism", "clip_norm", "noise_multiplier", "rho_budget", "max_participations", "min_separation", "min_period_seconds")
@@ -214,7 +216,7 @@ class TryLater(_message.Message):
     def __init__(self, reason: _Optional[_Union[TryLater.Reason, str]] = ..., retry: _Optional[_Union[RetryWindow, _Mapping]] = ...) -> None: ...
 
 class RoundPlan(_message.Message):
-    __slots__ = ("run", "step", "attempt", "model", "checkpoint_sha256", "size", "clip_norm", "grid_bits", "encoding", "epochs", "batch_size", "learning_rate", "chunk_bytes", "max_examples")
+    __slots__ = ("run", "step", "attempt", "model", "checkpoint_sha256", "size", "clip_norm", "grid_bits", "encoding", "epochs", "batch_size", "learning_rate", "chunk_bytes", "max_examples", "optimizer", "momentum", "local_steps")
     RUN_FIELD_NUMBER: _ClassVar[int]
     STEP_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
@@ -229,6 +231,9 @@ class RoundPlan(_message.Message):
     LEARNING_RATE_FIELD_NUMBER: _ClassVar[int]
     CHUNK_BYTES_FIELD_NUMBER: _ClassVar[int]
     MAX_EXAMPLES_FIELD_NUMBER: _ClassVar[int]
+    OPTIMIZER_FIELD_NUMBER: _ClassVar[int]
+    MOMENTUM_FIELD_NUMBER: _ClassVar[int]
+    LOCAL_STEPS_FIELD_NUMBER: _ClassVar[int]
     run: bytes
     step: int
     attempt: int
@@ -243,7 +248,10 @@ class RoundPlan(_message.Message):
     learning_rate: float
     chunk_bytes: int
     max_examples: int
-    def __init__(self, run: _Optional[bytes] = ..., step: _Optional[int] = ..., attempt: _Optional[int] = ..., model: _Optional[str] = ..., checkpoint_sha256: _Optional[bytes] = ..., size: _Optional[int] = ..., clip_norm: _Optional[float] = ..., grid_bits: _Optional[int] = ..., encoding: _Optional[_Union[Encoding, str]] = ..., epochs: _Optional[int] = ..., batch_size: _Optional[int] = ..., learning_rate: _Optional[float] = ..., chunk_bytes: _Optional[int] = ..., max_examples: _Optional[int] = ...) -> None: ...
+    optimizer: str
+    momentum: float
+    local_steps: int
+    def __init__(self, run: _Optional[bytes] = ..., step: _Optional[int] = ..., attempt: _Optional[int] = ..., model: _Optional[str] = ..., checkpoint_sha256: _Optional[bytes] = ..., size: _Optional[int] = ..., clip_norm: _Optional[float] = ..., grid_bits: _Optional[int] = ..., encoding: _Optional[_Union[Encoding, str]] = ..., epochs: _Optional[int] = ..., batch_size: _Optional[int] = ..., learning_rate: _Optional[float] = ..., chunk_bytes: _Optional[int] = ..., max_examples: _Optional[int] = ..., optimizer: _Optional[str] = ..., momentum: _Optional[float] = ..., local_steps: _Optional[int] = ...) -> None: ...
 
 class GetArtifactRequest(_message.Message):
     __slots__ = ("sha256", "offset")

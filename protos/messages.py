@@ -117,6 +117,7 @@ class TaskSpec:
     terms: PrivacyTerms
     wants_device_tag: bool
     ended: bool
+    began: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -182,6 +183,9 @@ class RoundPlan:
     learning_rate: float
     chunk_bytes: int
     max_examples: int
+    optimizer: str = "sgd"
+    momentum: float = 0.0
+    local_steps: int = 0
 
 
 @dataclass(frozen=True)

@@ -291,6 +291,9 @@ class Coordinator:
             learning_rate=local.learning_rate,
             chunk_bytes=CHUNK_BYTES,
             max_examples=local.max_examples,
+            optimizer=local.optimizer,
+            momentum=local.momentum,
+            local_steps=local.steps,
         )
 
     def _tag(self, device_tag: bytes) -> bytes | None:

@@ -83,6 +83,7 @@ class Member:
     coordinator: Coordinator
     state: RunState
     committed_at: float
+    began: float = 0.0
 
     @property
     def ended(self) -> bool:
@@ -98,7 +99,7 @@ class Population:
         Raises BudgetExhausted when the runs together may come to cost more than the population's budget.
         """
         records = {record.run: record for record in store.runs()}
-        self.members = {one.run: Member(one, records[one.run].state, records[one.run].committed_at) for one in coordinators}
+        self.members = {one.run: _member(one, records[one.run]) for one in coordinators}
         for member in self.members.values():
             member.coordinator.paused = member.state is RunState.PAUSED
         self._store = store
@@ -293,9 +294,13 @@ def _soonest(answers: Sequence[TryLater]) -> TryLater:
     return min(waiting or answers, key=lambda answer: answer.retry.min_seconds)
 
 
+def _member(coordinator: Coordinator, record: RunRecord) -> Member:
+    return Member(coordinator, record.state, record.committed_at, record.created_at)
+
+
 def _task_spec(member: Member) -> TaskSpec:
     spec = member.coordinator.spec()
-    return replace(spec, ended=spec.ended or member.ended)
+    return replace(spec, ended=spec.ended or member.ended, began=member.began)
 
 
 def _view(member: Member) -> RunView:

@@ -11,6 +11,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from fedrho.models.optimizers import LocalOptimizer, UnknownOptimizer
+from fedrho.models.saved import SUFFIX, SavedModelError, add_saved, is_saved
 from fedrho.models.zoo import UnknownModel, lookup
 from fedrho.privacy.banded import BandedToeplitz
 from fedrho.privacy.blt import BufferedToeplitz
@@ -81,6 +83,9 @@ class ParticipationSection(Section):
 
 
 class LocalSection(Section):
+    optimizer: str = "sgd"
+    momentum: Momentum = 0.0
+    steps: Annotated[int, Field(ge=0, le=1_000_000)] = 0
     epochs: Annotated[int, Field(ge=1, le=1000)] = 1
     batch_size: Count = 16
     learning_rate: Positive = 0.1
@@ -218,12 +223,26 @@ def build_task(file: TaskFile) -> Task:
     """Raises TaskError where values contradict one another, UnknownModel."""
     if file.algorithm not in ALGORITHMS:
         raise TaskError("algorithm", f"unknown algorithm {file.algorithm!r}; allowed: {', '.join(sorted(ALGORITHMS))}")
-    try:
-        lookup(file.model)
-    except UnknownModel as error:
-        raise TaskError("model", str(error)) from error
+    _check_model(file.model)
+    _check_local(file.local)
     _check_reachable(file)
     return ALGORITHMS[file.algorithm](file)
+
+
+def _check_model(name: str) -> None:
+    """A saved model's file is needed where the model is built; a store that is only read does well without."""
+    try:
+        if not is_saved(name):
+            lookup(name)
+    except UnknownModel as error:
+        raise TaskError("model", str(error)) from error
+
+
+def _check_local(local: LocalSection) -> None:
+    try:
+        LocalOptimizer(local.optimizer, local.learning_rate, local.momentum)
+    except UnknownOptimizer as error:
+        raise TaskError("local.optimizer", str(error)) from error
 
 
 def _check_reachable(file: TaskFile) -> None:
@@ -254,8 +273,11 @@ def _check_reachable(file: TaskFile) -> None:
         raise TaskError("round.retry_seconds", f"[{low:g}, {high:g}] is not a window; allowed: [least, most] with least <= most")
 
 
-def parse_task(text: str, source: str) -> Task:
-    """A task from TOML; raises TaskFileError, one line that names `source`, the key and what is allowed."""
+def parse_task(text: str, source: str, folder: Path | None = None) -> Task:
+    """A task from TOML; raises TaskFileError, one line that names `source`, the key and what is allowed.
+
+    A `model` that ends in `.keras` is a file in `folder`; the task has the name of its content instead.
+    """
     if len(text) > LONGEST_FILE:
         raise TaskFileError(f"{source}: {len(text)} characters are no task file; allowed: up to {LONGEST_FILE}")
     try:
@@ -263,11 +285,21 @@ def parse_task(text: str, source: str) -> Task:
     except (ValueError, RecursionError) as error:
         raise TaskFileError(f"{source}: not valid TOML: {shortened(str(error))}") from error
     try:
-        return build_task(TaskFile.model_validate(values))
+        return build_task(TaskFile.model_validate(_with_saved_model(values, folder)))
     except ValidationError as error:
         raise TaskFileError(f"{source}: {_explain(error)}") from error
     except TaskError as error:
         raise TaskFileError(f"{source}: {error}") from error
+
+
+def _with_saved_model(values: dict[str, Any], folder: Path | None) -> dict[str, Any]:
+    model = values.get("model")
+    if folder is None or not isinstance(model, str) or not model.endswith(SUFFIX):
+        return values
+    try:
+        return {**values, "model": add_saved(folder / model).name}
+    except SavedModelError as error:
+        raise TaskError("model", str(error)) from error
 
 
 def load_task(path: Path) -> Task:
@@ -278,7 +310,7 @@ def load_task(path: Path) -> Task:
         raise TaskFileError(f"{path}: no such file; examples/digits.toml is one to start from") from error
     except (OSError, UnicodeDecodeError) as error:
         raise TaskFileError(f"{path}: cannot be read as text ({error})") from error
-    return parse_task(text, str(path))
+    return parse_task(text, str(path), path.parent)
 
 
 def _explain(error: ValidationError) -> str:

@@ -33,9 +33,12 @@ PLAN: Final = m.RoundPlan(
     learning_rate=0.125,
     chunk_bytes=524288,
     max_examples=300,
+    optimizer="rmsprop",
+    momentum=0.75,
+    local_steps=40,
 )
 
-TASK: Final = m.TaskSpec(RUN, "t", "m", 650, 30, 6, TERMS, True, True)
+TASK: Final = m.TaskSpec(RUN, "t", "m", 650, 30, 6, TERMS, True, True, 1.5e9)
 OTHER: Final = replace(TASK, run=SESSION, task="u")
 WILLING: Final = m.Willing(RUN, TAG)
 PROOF: Final = m.DeviceProof(b"\x04\x05", SHA, SIGNATURE)
