@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import Enum
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -11,15 +12,24 @@ if TYPE_CHECKING:
 
 
 class UnknownModel(ValueError):
-    """No model of that name."""
+    """No model of that name, or none that can be used under it."""
+
+
+class Outputs(Enum):
+    """What a classifier returns for each class, and so how its cross-entropy is computed."""
+
+    LOGITS = "logits"
+    PROBABILITIES = "probabilities"
 
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """A classifier of the zoo.
+    """A classifier.
 
-    `build` returns a fresh, built Keras model that maps float32 inputs of shape (batch, *input_shape) to logits of shape
-    (batch, classes); labels are integers below `classes`.
+    `build` returns a fresh, built Keras model that maps inputs of shape (batch, *input_shape) to `outputs` of shape
+    (batch, classes); labels are integers below `classes`, and the loss is the mean cross-entropy. Inputs are float32, or int32
+    for ids of tokens, which are below `vocabulary` where that is not 0. `build` is a function of a module, or another object that
+    can be pickled: it is called in the training process.
     """
 
     name: str
@@ -27,6 +37,9 @@ class ModelSpec:
     input_shape: tuple[int, ...]
     classes: int
     build: Callable[[], keras.Model]
+    input_dtype: str = "float32"
+    vocabulary: int = 0
+    outputs: Outputs = Outputs.LOGITS
 
 
 _REGISTRY: dict[str, ModelSpec] = {}
@@ -42,6 +55,10 @@ def register(spec: ModelSpec) -> ModelSpec:
 
 def names() -> tuple[str, ...]:
     return tuple(sorted(_REGISTRY))
+
+
+def registered(name: str) -> ModelSpec | None:
+    return _REGISTRY.get(name)
 
 
 def lookup(name: str) -> ModelSpec:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedrho.models.backend import keras, tf
-from fedrho.models.base import ModelSpec
+from fedrho.models.base import ModelSpec, Outputs, UnknownModel
+from fedrho.models.optimizers import PLAIN, LocalOptimizer
 
 FloatVector = NDArray[np.float32]
+Inputs = NDArray[np.float32] | NDArray[np.int32]
+LocalStep = Callable[[Inputs, NDArray[np.int32]], None]
+"""Takes the features and labels of a batch, and changes the weights."""
 
 
 @dataclass(frozen=True)
@@ -29,23 +34,27 @@ class Segment:
 class FlatModel:
     """One built model, reused for any weights.
 
-    Raises ValueError for a model with non-trainable weights: they would be neither clipped nor averaged.
+    Its trainable weights are what is trained, clipped and averaged. Raises UnknownModel for a model that has others: running
+    statistics, frozen layers or the state of random numbers would escape all three, and pass from one training to the next.
     """
 
     def __init__(self, spec: ModelSpec, seed: int = 0) -> None:
         keras.utils.set_random_seed(seed)
         self.spec = spec
         self.keras_model = spec.build()
+        _check(spec, self.keras_model)
         self._variables = [variable.value for variable in self.keras_model.trainable_variables]
-        if self.keras_model.non_trainable_variables:
-            raise ValueError(f"model {spec.name!r} has non-trainable weights, which would escape clipping")
         self.layout = _layout(self.keras_model)
         self.size = sum(segment.size for segment in self.layout)
-        self._loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-        features = tf.TensorSpec((None, *spec.input_shape), tf.float32)
-        labels = tf.TensorSpec((None,), tf.int32)
-        self._step = tf.function(self._sgd_step, input_signature=[features, labels, tf.TensorSpec((), tf.float32)])
-        self._logits = tf.function(self.keras_model, input_signature=[features])
+        self._loss = keras.losses.SparseCategoricalCrossentropy(from_logits=spec.outputs is Outputs.LOGITS)
+        self._features = tf.TensorSpec((None, *spec.input_shape), tf.as_dtype(spec.input_dtype))
+        self._labels = tf.TensorSpec((None,), tf.int32)
+        # Without autograph, which writes source files: training must leave nothing on the disk.
+        self._step = tf.function(
+            self._sgd_step, input_signature=[self._features, self._labels, tf.TensorSpec((), tf.float32)], autograph=False
+        )
+        self._outputs = tf.function(self.keras_model, input_signature=[self._features], autograph=False)
+        self._kept: dict[tuple[str, float], _KerasSteps] = {}
 
     def weights(self) -> FloatVector:
         return np.concatenate([variable.numpy().reshape(-1) for variable in self._variables]).astype(np.float32)
@@ -57,20 +66,100 @@ class FlatModel:
         for variable, segment in zip(self._variables, self.layout, strict=True):
             variable.assign(weights[segment.offset : segment.offset + segment.size].reshape(segment.shape))
 
-    def sgd_step(self, features: NDArray[np.float32], labels: NDArray[np.int32], learning_rate: float) -> None:
+    def sgd_step(self, features: Inputs, labels: NDArray[np.int32], learning_rate: float) -> None:
         """One step of plain SGD on the mean cross-entropy of a batch."""
         self._step(tf.constant(features), tf.constant(labels), tf.constant(learning_rate, tf.float32))
 
-    def accuracy(self, features: NDArray[np.float32], labels: NDArray[np.int32]) -> float:
-        """Share of examples whose largest logit is their label, with the weights assigned last."""
-        predicted = np.argmax(self._logits(tf.constant(features)).numpy(), axis=1)
+    def local_steps(self, optimizer: LocalOptimizer) -> LocalStep:
+        """Steps of an optimizer that has just begun: nothing of an earlier training is left in it."""
+        if optimizer.name == PLAIN and not optimizer.momentum:
+            return lambda features, labels: self.sgd_step(features, labels, optimizer.learning_rate)
+        key = (optimizer.name, optimizer.momentum)
+        if key not in self._kept:
+            self._kept[key] = _KerasSteps(self, optimizer)
+        return self._kept[key].anew(optimizer.learning_rate)
+
+    def accuracy(self, features: Inputs, labels: NDArray[np.int32]) -> float:
+        """Share of examples whose largest output is that of their label, with the weights assigned last."""
+        predicted = np.argmax(self._outputs(tf.constant(features)).numpy(), axis=1)
         return float(np.mean(predicted == labels))
 
-    def _sgd_step(self, features: tf.Tensor, labels: tf.Tensor, learning_rate: tf.Tensor) -> None:
+    def gradients(self, features: tf.Tensor, labels: tf.Tensor) -> list[tf.Tensor]:
+        """Of the mean cross-entropy of a batch, and of what the layers add to it; one for each variable."""
         with tf.GradientTape() as tape:
             loss = self._loss(labels, self.keras_model(features, training=True))
-        for variable, gradient in zip(self._variables, tape.gradient(loss, self._variables), strict=True):
+            if self.keras_model.losses:
+                loss += tf.add_n(self.keras_model.losses)
+        return list(tape.gradient(loss, self._variables, unconnected_gradients=tf.UnconnectedGradients.ZERO))
+
+    def traced(self, step: Callable[[tf.Tensor, tf.Tensor], None]) -> Callable[[tf.Tensor, tf.Tensor], None]:
+        """`step` as one TensorFlow function of a batch."""
+        made: Callable[[tf.Tensor, tf.Tensor], None] = tf.function(
+            step, input_signature=[self._features, self._labels], autograph=False
+        )
+        return made
+
+    def _sgd_step(self, features: tf.Tensor, labels: tf.Tensor, learning_rate: tf.Tensor) -> None:
+        for variable, gradient in zip(self._variables, self.gradients(features, labels), strict=True):
             variable.assign_sub(learning_rate * gradient)
+
+
+class _KerasSteps:
+    """A Keras optimizer of one model, put back to its beginning for every training."""
+
+    def __init__(self, model: FlatModel, wanted: LocalOptimizer) -> None:
+        momentum = {"momentum": wanted.momentum} if wanted.momentum else {}
+        self._optimizer = keras.optimizers.get({"class_name": wanted.name, "config": {"learning_rate": 1.0, **momentum}})
+        variables = model.keras_model.trainable_variables
+        self._optimizer.build(variables)
+        self._beginning = [state.numpy() for state in self._state()]
+
+        def step(features: tf.Tensor, labels: tf.Tensor) -> None:
+            self._optimizer.apply_gradients(zip(model.gradients(features, labels), variables, strict=True))
+
+        self._step = model.traced(step)
+
+    def anew(self, learning_rate: float) -> LocalStep:
+        for state, value in zip(self._state(), self._beginning, strict=True):
+            state.assign(value)
+        self._optimizer.learning_rate = learning_rate
+        return lambda features, labels: self._step(tf.constant(features), tf.constant(labels))
+
+    def _state(self) -> list[tf.Variable]:
+        variables = self._optimizer.variables
+        return [getattr(variable, "value", variable) for variable in (variables() if callable(variables) else variables)]
+
+
+def _check(spec: ModelSpec, model: keras.Model) -> None:
+    """Raises UnknownModel for what could not be trained, clipped and averaged as one float32 vector."""
+    for layer in _innermost(model):
+        kept = [variable.path for variable in layer.non_trainable_variables]
+        if kept:
+            raise UnknownModel(f"model {spec.name!r} has non-trainable weights, {kept[0]!r}: {_why(layer)}")
+    if model.non_trainable_variables:
+        raise UnknownModel(f"model {spec.name!r} has non-trainable weights, which would be neither clipped nor averaged")
+    if not model.trainable_variables:
+        raise UnknownModel(f"model {spec.name!r} has no weights to train")
+    for variable in model.trainable_variables:
+        if tf.as_dtype(variable.dtype) != tf.float32:
+            raise UnknownModel(f"model {spec.name!r} has {variable.dtype} weights, {variable.path!r}; allowed: float32")
+    shape = tuple(model.output_shape)
+    if shape != (None, spec.classes) or tuple(model.input_shape) != (None, *spec.input_shape):
+        raise UnknownModel(
+            f"model {spec.name!r} maps {model.input_shape} to {shape}, not {(None, *spec.input_shape)} to {(None, spec.classes)}"
+        )
+
+
+def _innermost(model: keras.Model) -> list[keras.Layer]:
+    return [layer for layer in model._flatten_layers(include_self=False) if not getattr(layer, "layers", None)]
+
+
+def _why(layer: keras.Layer) -> str:
+    if "Normalization" in type(layer).__name__ and getattr(layer, "trainable", False):
+        return "statistics of the examples, which would be neither clipped nor averaged; take GroupNormalization instead"
+    if any("seed" in variable.path for variable in layer.non_trainable_variables):
+        return "the state of random numbers, which would pass from one training to the next; leave dropout and noise out"
+    return "frozen weights, which are neither trained nor averaged; make them trainable, or leave them out of the model"
 
 
 def _layout(model: keras.Model) -> tuple[Segment, ...]:

@@ -23,7 +23,7 @@ def layers(name: str, weights: NDArray[np.floating]) -> list[tuple[Floats, Float
     return found
 
 
-def activations(name: str, weights: NDArray[np.floating], features: NDArray[np.floating]) -> list[Floats]:
+def activations(name: str, weights: NDArray[np.floating], features: NDArray[np.number]) -> list[Floats]:
     """The input of every layer, and the logits last."""
     found, parts = [features.astype(np.float64)], layers(name, weights)
     for place, (kernel, bias) in enumerate(parts):
@@ -33,13 +33,13 @@ def activations(name: str, weights: NDArray[np.floating], features: NDArray[np.f
     return found
 
 
-def loss(name: str, weights: NDArray[np.floating], features: NDArray[np.floating], labels: Ints) -> float:
+def loss(name: str, weights: NDArray[np.floating], features: NDArray[np.number], labels: Ints) -> float:
     """The mean cross-entropy of the softmax of the logits."""
     logits = activations(name, weights, features)[-1]
     return float(np.mean(np.log(np.exp(logits).sum(axis=1)) - logits[np.arange(len(labels)), labels]))
 
 
-def gradient(name: str, weights: NDArray[np.floating], features: NDArray[np.floating], labels: Ints) -> Floats:
+def gradient(name: str, weights: NDArray[np.floating], features: NDArray[np.number], labels: Ints) -> Floats:
     """Of the mean cross-entropy, flat, by backpropagation."""
     *inputs, logits = activations(name, weights, features)
     shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
@@ -53,7 +53,7 @@ def gradient(name: str, weights: NDArray[np.floating], features: NDArray[np.floa
     return np.concatenate(parts)
 
 
-def accuracy(name: str, weights: NDArray[np.floating], features: NDArray[np.floating], labels: Ints) -> float:
+def accuracy(name: str, weights: NDArray[np.floating], features: NDArray[np.number], labels: Ints) -> float:
     predicted = activations(name, weights, features)[-1].argmax(axis=1)
     return sum(int(a == b) for a, b in zip(predicted, labels, strict=True)) / len(labels)
 
