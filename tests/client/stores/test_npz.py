@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import gc
 import io
+import tracemalloc
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +14,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fedrho.client.examples import ArrayExamples
-from fedrho.client.files import DataFileError, load_npz
+from fedrho.client.stores.checked import DataFileError
+from fedrho.client.stores.npz import NpzExamples, npz_examples
 from fedrho.models.zoo import lookup
 from tests.client.fleet import plan
 
 SPEC = lookup("digits-logistic")
 X, Y = np.linspace(0, 1, 6 * 64).reshape(6, 64), np.array([0, 9, 1, 8, 2, 7])
-
-
-@pytest.fixture(autouse=True)
-def no_file_is_left_open() -> Iterator[None]:
-    """An unclosed file warns when it is collected, and a warning is an error: here, and not in a later test."""
-    yield
-    gc.collect()
 
 
 def packed(save: Callable[..., Any] = np.savez, **arrays: Any) -> bytes:
@@ -45,15 +38,21 @@ def member(name: str, data: bytes) -> bytes:
     return file.getvalue()
 
 
-def loads(path: Path, data: bytes) -> ArrayExamples:
+def header(shape: tuple[int, ...], kind: str = "<f4") -> bytes:
+    file = io.BytesIO()
+    np.lib.format.write_array_header_1_0(file, {"descr": kind, "fortran_order": False, "shape": shape})
+    return file.getvalue()
+
+
+def loads(path: Path, data: bytes) -> NpzExamples:
     path.write_bytes(data)
-    return load_npz(path, SPEC)
+    return npz_examples(path, SPEC)
 
 
 def tried(path: Path, data: bytes) -> str:
     """What a user sees."""
     try:
-        return f"{len(loads(path, data))} examples"
+        return f"{len(loads(path, data).examples())} examples"
     except DataFileError as error:
         return str(error)
 
@@ -80,9 +79,14 @@ BAD: dict[str, tuple[bytes, str]] = {
     "text": (b"x,y\n1,2\n", "not an .npz file"),
     "zip magic alone": (b"PK\x03\x04", "not an .npz file"),
     "pickle": (b"\x80\x04K\x01.", "not an .npz file"),
-    "pickled objects inside": (packed(x=np.array([{"a": 1}], dtype=object), y=Y), "not an .npz file"),
-    "array that is text": (member("x.npy", b"no array"), "x must be numbers"),
-    "array that is empty": (member("x.npy", b""), "x must be numbers"),
+    "pickled objects inside": (packed(x=np.array([{"a": 1}], dtype=object), y=Y), "x must be numbers"),
+    "pickled objects of the right shape": (packed(x=X.astype(object), y=Y), "x must be numbers"),
+    "array that is text": (member("x.npy", b"no array"), "not an .npz file"),
+    "array that is empty": (member("x.npy", b""), "not an .npz file"),
+    "array with a header of a later version": (member("x.npy", b"\x93NUMPY\x02\x00" + b"\x00" * 100), "not an .npz file"),
+    "bomb of an array": (member("x.npy", header((2**30, 64))), "x unpacks to more than 1024 MiB"),
+    "bomb of labels": (member("y.npy", header((2**40,), "<i8")), "y unpacks to more than 1024 MiB"),
+    "array shorter than its header": (member("x.npy", header((1000, 64)) + bytes(999)), "not an .npz file"),
     "array cut short": (member("x.npy", b"\x93NUMPY\x01\x00\x76\x00{'descr'"), "not an .npz file"),
     "no x": (packed(y=Y), "needs two arrays"),
     "no y": (packed(x=X), "needs two arrays"),
@@ -120,14 +124,14 @@ def test_bad_file_is_one_line_with_its_name_and_reason(tmp_path: Path, case: str
 def test_single_array_is_not_a_data_file(tmp_path: Path) -> None:
     np.save(tmp_path / "mine.npy", X)
     with pytest.raises(DataFileError, match=r"mine\.npy: not an \.npz file"):
-        load_npz(tmp_path / "mine.npy", SPEC)
+        npz_examples(tmp_path / "mine.npy", SPEC)
 
 
 def test_missing_file_and_folder_are_named(tmp_path: Path) -> None:
     with pytest.raises(DataFileError, match=r"gone\.npz: no such file"):
-        load_npz(tmp_path / "gone.npz", SPEC)
-    with pytest.raises(DataFileError, match=str(tmp_path)):
-        load_npz(tmp_path, SPEC)
+        npz_examples(tmp_path / "gone.npz", SPEC)
+    with pytest.raises(DataFileError, match="not a file"):
+        npz_examples(tmp_path, SPEC)
 
 
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
@@ -140,3 +144,17 @@ def test_damaged_file_is_examples_or_a_data_file_error(tmp_path: Path, save: Cal
     for place in data.draw(st.lists(st.integers(0, max(len(whole) - 1, 0)), max_size=2)):
         whole[place : place + 1] = data.draw(st.binary(min_size=1, max_size=1))
     assert tried(tmp_path / "mine.npz", bytes(whole)).startswith(("6 examples", f"{tmp_path / 'mine.npz'}: "))
+
+
+def test_array_without_a_header_is_not_unpacked(tmp_path: Path) -> None:
+    """256 MiB of zeros in 256 KiB: looked at, and left."""
+    with zipfile.ZipFile(tmp_path / "bomb.npz", "w", zipfile.ZIP_DEFLATED) as archive, archive.open("x.npy", "w") as file:
+        for _ in range(64):
+            file.write(bytes(2**22))
+    tracemalloc.start()
+    try:
+        with pytest.raises(DataFileError, match=r"not an \.npz file"):
+            npz_examples(tmp_path / "bomb.npz", SPEC)
+        assert tracemalloc.get_traced_memory()[1] < 2**22
+    finally:
+        tracemalloc.stop()
