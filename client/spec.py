@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fedrho.protos import codec, signing
 from fedrho.protos.messages import PopulationAnswer, PopulationRequest, PopulationSpec, RetryWindow
@@ -15,13 +15,17 @@ class BadSpec(ValueError):
 
 @dataclass(frozen=True)
 class Known:
-    """A verified spec, the name of its bytes, who signed it, and when to look again."""
+    """A verified spec, the name of its bytes, who signed it, and when to look again.
+
+    `strange` are the runs whose terms say something that this version of fedrho does not know.
+    """
 
     spec: PopulationSpec
     etag: bytes
     public_key: bytes
     retry: RetryWindow
     asked_at: float
+    strange: frozenset[bytes] = frozenset()
 
 
 Ask = Callable[[PopulationRequest], Awaitable[PopulationAnswer]]
@@ -46,15 +50,19 @@ class SpecReader:
         return known
 
     async def _ask_again(self, known: Known | None) -> Known:
-        answer = await self._ask(PopulationRequest(known.etag if known else b""))
+        try:
+            answer = await self._ask(PopulationRequest(known.etag if known else b""))
+        except codec.MalformedMessage as error:
+            raise BadSpec(f"the server's answer is none: {error}") from error
         if known is not None and not answer.spec:
-            return Known(known.spec, known.etag, known.public_key, answer.retry, self._now())
+            return replace(known, retry=answer.retry, asked_at=self._now())
         try:
             signing.verify_spec(answer.public_key, answer.spec, answer.signature)
             spec = codec.decode(PopulationSpec, answer.spec)
         except (signing.SigningError, codec.MalformedMessage) as error:
             raise BadSpec(f"the server's population is not signed by its own key: {error}") from error
-        if known is not None and spec.epoch < known.spec.epoch:
+        if known is not None and answer.public_key == known.public_key and spec.epoch < known.spec.epoch:
             raise BadSpec(f"the server has gone back from epoch {known.spec.epoch} of its population to {spec.epoch}")
         self._trust(answer.public_key, spec.epoch)
-        return Known(spec, signing.etag(answer.spec), answer.public_key, answer.retry, self._now())
+        strange = codec.unknown_terms(answer.spec)
+        return Known(spec, signing.etag(answer.spec), answer.public_key, answer.retry, self._now(), strange)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
@@ -34,7 +35,15 @@ def clock() -> Clock:
 
 @pytest.fixture
 def history(tmp_path: Path, clock: Clock) -> DeviceHistory:
-    return opened(tmp_path / "device.sqlite", clock)
+    """Begun long ago: every period has passed since."""
+    return aged(opened, tmp_path / "device.sqlite", clock)
+
+
+def aged(make: Callable[[Path, Clock], DeviceHistory], path: Path, clock: Clock) -> DeviceHistory:
+    clock.now -= 10_000.0
+    history = make(path, clock)
+    clock.now += 10_000.0
+    return history
 
 
 @pytest.mark.parametrize(("difference", "allowed"), [(1, False), (3, False), (4, True), (5, True)])
@@ -132,7 +141,7 @@ def test_whatever_is_asked_the_contributions_keep_every_limit(
     terms = replace(TERMS, max_participations=times, min_separation=separation, min_period_seconds=period)
     clock, accepted = Clock(), list[tuple[bytes, int, float]]()
     with tempfile.TemporaryDirectory() as folder:
-        history = DeviceHistory(Path(folder, "device.sqlite"), clock)
+        history = aged(DeviceHistory, Path(folder, "device.sqlite"), clock)
         for run, step, pause in tries:
             clock.now += pause
             both = [*accepted, (run, step, clock.now)]

@@ -27,11 +27,16 @@ terms = PrivacyTerms("binary-tree", 1.0, 1.0, 1.0, 1000, 1, 0.0)
 print("ready", flush=True)
 sys.stdin.readline()
 def die(): os.kill(os.getpid(), signal.SIGKILL)
-def history(*clock): return DeviceHistory(Path(sys.argv[1]), *clock)
+def history(): return DeviceHistory(Path(sys.argv[1]))
 """
 RECORD_AND_DIE = "print(history().record(bytes(16), 7, terms), flush=True); die()"
-DIE_INSIDE = "history(die).record(bytes(16), 7, terms)"
-RECORD_TWENTY = "own = history(); print(*(step for step in range(1, 21) if own.record(bytes(16), step, terms)), flush=True)"
+DIE_INSIDE = "own = history(); own._file.clock = die; own.record(bytes(16), 7, terms)"
+RECORD_TWENTY = """
+from fedrho.client.history import HistoryError
+try: own = history()
+except HistoryError: print("refused")
+else: print(*(step for step in range(1, 21) if own.record(bytes(16), step, terms)), flush=True)
+"""
 
 
 def start(path: Path, program: str) -> subprocess.Popen[str]:
@@ -89,9 +94,26 @@ def test_of_racing_processes_exactly_one_may_give_each_step(tmp_path: Path, exis
     if exists:
         opened(path).close()
     said = finish(*(start(path, RECORD_TWENTY) for _ in range(3)))
-    given = Counter(int(step) for line in said for step in line.split())
+    given = Counter(int(step) for line in said for step in line.split() if step != "refused")
     assert given == Counter(range(1, 21))
     assert contributions(path) == [(RUN, step) for step in range(1, 21)]
+
+
+def test_second_process_is_told_that_the_device_is_in_use_until_the_first_has_ended(tmp_path: Path) -> None:
+    path = tmp_path / "device.sqlite"
+    first = start(path, "own = history(); print('open', flush=True); sys.stdin.readline()")
+    assert first.stdin is not None
+    assert first.stdout is not None
+    assert first.stdout.readline() == "ready\n"
+    first.stdin.write("go\n")
+    first.stdin.flush()
+    assert first.stdout.readline() == "open\n"
+    with pytest.raises(HistoryError, match=r"device\.sqlite: another process is this device already; stop it, or"):
+        opened(path)
+    opened(tmp_path / "another.sqlite")
+    first.kill()
+    first.communicate()
+    assert opened(path).record(RUN, 7, TERMS)
 
 
 def test_two_open_histories_of_one_file_see_each_other(tmp_path: Path) -> None:

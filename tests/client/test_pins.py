@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
-import subprocess
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -24,22 +22,6 @@ RUN, OTHER_RUN = bytes(16), bytes([1]) * 16
 TERMS = PrivacyTerms("binary-tree", 1.0, 1.0, 1.0, max_participations=3, min_separation=4, min_period_seconds=0.0)
 VERSION_1 = Path(__file__).parent / "data" / "history-1.sqlite"
 """Written by the first schema: RUN at steps 3 and 7, OTHER_RUN at step 2, and a tag of RUN."""
-
-TRUST = """
-import sys
-from pathlib import Path
-from fedrho.client.history import DeviceHistory, ServerChanged
-path, key = Path(sys.argv[1]), bytes([int(sys.argv[2])]) * 32
-print("ready", flush=True)
-sys.stdin.readline()
-history = DeviceHistory(path)
-for epoch in range(1, 31):
-    try:
-        history.trust("fl.example.org:7070", key, epoch)
-        print(epoch)
-    except ServerChanged as changed:
-        print("another key" if "another population key" in str(changed) else "an earlier epoch")
-"""
 
 
 @pytest.fixture
@@ -140,40 +122,6 @@ def test_trust_outlives_the_process(tmp_path: Path) -> None:
     assert not trusts(again, SERVER, KEY, 4)
 
 
-def race(path: Path, *keys: int) -> list[list[str]]:
-    command = [sys.executable, "-c", TRUST, str(path)]
-    rivals = [subprocess.Popen([*command, str(key)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for key in keys]
-    for rival in rivals:
-        assert rival.stdout is not None
-        assert rival.stdout.readline() == "ready\n"
-    for rival in rivals:
-        assert rival.stdin is not None
-        rival.stdin.write("go\n")
-        rival.stdin.flush()
-    return [rival.communicate(timeout=60)[0].splitlines() for rival in rivals]
-
-
-@pytest.mark.parametrize("written_before", [True, False])
-def test_of_racing_processes_one_key_wins(tmp_path: Path, written_before: bool) -> None:
-    path = tmp_path / "device.sqlite"
-    if written_before:
-        shutil.copyfile(VERSION_1, path)
-    said = race(path, 1, 2, 3)
-    ((_, key),), ((same, epoch),) = pins(path)
-    assert (same, epoch) == (key, (30).to_bytes(8, "big"))
-    for number, lines in enumerate(said, start=1):
-        assert lines == ([str(epoch) for epoch in range(1, 31)] if number == key[0] else ["another key"] * 30)
-
-
-def test_racing_processes_with_one_key_never_let_its_epoch_fall(tmp_path: Path) -> None:
-    path = tmp_path / "device.sqlite"
-    for lines in race(path, 1, 1, 1):
-        accepted = [int(line) for line in lines if line != "an earlier epoch"]
-        assert accepted == sorted(accepted)
-        assert accepted[-1] == 30
-    assert pins(path)[1] == [(bytes([1]) * 32, (30).to_bytes(8, "big"))]
-
-
 @pytest.mark.parametrize("lock", ["BEGIN", "BEGIN IMMEDIATE", "BEGIN EXCLUSIVE"])
 def test_a_new_file_that_a_rival_holds_is_waited_for(tmp_path: Path, lock: str) -> None:
     path = tmp_path / "device.sqlite"
@@ -203,14 +151,17 @@ def test_file_of_the_first_schema_keeps_what_it_remembers(tmp_path: Path) -> Non
         assert database.execute("PRAGMA user_version").fetchone() == (SCHEMA_VERSION,)
 
 
-@pytest.mark.parametrize("version", [-1, 0, 1])
-def test_foreign_database_is_left_as_it_was(tmp_path: Path, version: int) -> None:
+@pytest.mark.parametrize("table", ["contributions", "examples"])
+@pytest.mark.parametrize("version", [-1, 0, 1, SCHEMA_VERSION])
+def test_foreign_database_is_left_as_it_was(tmp_path: Path, version: int, table: str) -> None:
+    """The training cache of a device `mine` is `mine.sqlite`, and so is its history."""
     path = tmp_path / "device.sqlite"
     with closing(sqlite3.connect(path)) as database:
-        database.execute("CREATE TABLE contributions (something TEXT)")
+        database.execute(f"CREATE TABLE {table} (something TEXT)")
         database.execute(f"PRAGMA user_version = {version}")
     with pytest.raises(HistoryError):
         opened(path)
     with closing(sqlite3.connect(path)) as database:
-        assert database.execute("SELECT name FROM sqlite_schema").fetchall() == [("contributions",)]
+        assert database.execute("SELECT name FROM sqlite_schema").fetchall() == [(table,)]
+        assert database.execute("PRAGMA journal_mode").fetchone() == ("delete",) or version > 0
         assert database.execute("PRAGMA user_version").fetchone() == (version,)
