@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import islice
+
 import numpy as np
 from numpy.typing import NDArray
 
-from fedrho.client.examples import ExampleStore
-from fedrho.client.participant import BadPlan
+from fedrho.client.examples import Batch, ExampleStore
+from fedrho.client.participant import BadPlan, TrainingFailed
+from fedrho.client.stores.checked import described
+from fedrho.models.base import ModelSpec
 from fedrho.models.flat import FlatModel
-from fedrho.models.zoo import lookup
-from fedrho.privacy.vectors import Update
+from fedrho.models.optimizers import LocalOptimizer, UnknownOptimizer
+from fedrho.models.zoo import UnknownModel, lookup
+from fedrho.privacy.vectors import InvalidVector, Update
 from fedrho.protos.messages import RoundPlan
 
 
@@ -19,22 +26,54 @@ class LocalTrainer:
     def __init__(self) -> None:
         self._models: dict[str, FlatModel] = {}
 
+    def prepare(self, plan: RoundPlan, spec: ModelSpec | None = None) -> None:
+        """Builds what the plan trains, `spec` or the model of its name; raises BadPlan. No example is touched."""
+        try:
+            LocalOptimizer(plan.optimizer, plan.learning_rate, plan.momentum)
+            if plan.model not in self._models:
+                self._models[plan.model] = FlatModel(spec or lookup(plan.model))
+        except (UnknownModel, UnknownOptimizer) as error:
+            raise BadPlan(str(error)) from error
+        except Exception as error:
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise BadPlan(f"model {plan.model!r} cannot be built: {reason}") from error
+        size = self._models[plan.model].size
+        if size != plan.size:
+            raise BadPlan(f"model {plan.model!r} has {size} weights here, {plan.size} in the plan; different versions of fedrho?")
+
     def train(self, plan: RoundPlan, weights: NDArray[np.float32], examples: ExampleStore) -> Update:
-        """Local SGD from `weights`, float32 of shape (plan.size,); the update is what it changed.
+        """Local steps from `weights`, float32 of shape (plan.size,); the update is what they changed.
 
-        Raises UnknownModel, BadPlan when the model has another size, InvalidVector when training diverged.
+        Raises BadPlan before it touches an example, and TrainingFailed, whatever the reason, afterwards.
         """
-        model = self._model(plan.model)
-        if model.size != plan.size:
-            raise BadPlan(
-                f"model {plan.model!r} has {model.size} weights here, {plan.size} in the plan; different versions of fedrho?"
-            )
-        model.assign(weights)
-        for batch in examples.batches(plan):
-            model.sgd_step(batch.features, batch.labels, plan.learning_rate)
-        return Update(model.weights() - weights)
+        self.prepare(plan)
+        model = self._models[plan.model]
+        try:
+            model.assign(weights)
+            step = model.local_steps(LocalOptimizer(plan.optimizer, plan.learning_rate, plan.momentum))
+            for batch in batches(plan, examples):
+                step(batch.features, batch.labels)
+            return Update(model.weights() - weights)
+        except InvalidVector as error:
+            raise TrainingFailed("training diverged") from error
+        except MemoryError as error:
+            raise TrainingFailed("training ran out of memory") from error
+        except Exception as error:
+            raise TrainingFailed(f"training raised {described(error)}") from error
 
-    def _model(self, name: str) -> FlatModel:
-        if name not in self._models:
-            self._models[name] = FlatModel(lookup(name))
-        return self._models[name]
+
+def batches(plan: RoundPlan, examples: ExampleStore) -> Iterator[Batch]:
+    """What a plan trains on: all batches of its epochs; or exactly `local_steps` of them, where epochs follow one another."""
+    if not plan.local_steps:
+        return iter(examples.batches(plan))
+    return islice(_epoch_after_epoch(replace(plan, epochs=plan.local_steps), examples), plan.local_steps)
+
+
+def _epoch_after_epoch(plan: RoundPlan, examples: ExampleStore) -> Iterator[Batch]:
+    """Without end, even of a store that gives fewer epochs than it is asked for; nothing of one that is empty."""
+    found = True
+    while found:
+        found = False
+        for batch in examples.batches(plan):
+            found = True
+            yield batch

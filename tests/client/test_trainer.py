@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from fedrho.client.examples import ArrayExamples
-from fedrho.client.trainer import LocalTrainer
-from fedrho.models.base import UnknownModel
-from fedrho.privacy.vectors import FloatVector, InvalidVector
+from fedrho.client.examples import ArrayExamples, Batch, ExampleStore
+from fedrho.client.participant import BadPlan, TrainingFailed
+from fedrho.client.trainer import LocalTrainer, batches
+from fedrho.privacy.vectors import FloatVector
 from fedrho.protos.messages import RoundPlan
 from tests.client.fleet import plan
 from tests.models import reference
@@ -55,15 +56,75 @@ def test_training_leaves_the_weights_it_was_given() -> None:
 
 @pytest.mark.parametrize("size", [649, 651, 2410])
 def test_weights_of_another_size_than_the_model_are_refused(size: int) -> None:
-    with pytest.raises(ValueError, match="has 650 weights"):
+    with pytest.raises(BadPlan, match="has 650 weights"):
         TRAINER.train(replace(LOCAL, size=size), start(size), EXAMPLES)
 
 
 def test_unknown_model_is_refused() -> None:
-    with pytest.raises(UnknownModel):
+    with pytest.raises(BadPlan, match="unknown model 'gpt'"):
         TRAINER.train(replace(LOCAL, model="gpt"), start(650), EXAMPLES)
 
 
 def test_training_that_diverges_gives_no_update() -> None:
-    with pytest.raises(InvalidVector):
+    with pytest.raises(TrainingFailed, match="diverged"):
         TRAINER.train(replace(LOCAL, learning_rate=1e38, epochs=5), start(650), EXAMPLES)
+
+
+# -- a fixed number of local steps -------------------------------------------------------------------------------------------
+
+
+def sizes(wanted: RoundPlan, examples: ExampleStore) -> list[int]:
+    return [len(batch.labels) for batch in batches(wanted, examples)]
+
+
+@pytest.mark.parametrize("steps", [1, 4, 5, 6, 23])
+def test_every_device_trains_on_as_many_batches_as_the_plan_says(steps: int) -> None:
+    """18 examples in batches of 4 are 5 batches an epoch: a small device begins again, a large one stops early."""
+    assert sizes(plan(local_steps=steps, epochs=1), EXAMPLES) == ([4, 4, 4, 4, 2] * 5)[:steps]
+    assert sizes(plan(local_steps=steps, epochs=1), ArrayExamples(*reference.made_up(1000, seed=1))) == [4] * steps
+    assert sizes(plan(local_steps=steps, epochs=0), ArrayExamples(*reference.made_up(1, seed=1))) == [1] * steps
+
+
+def test_epochs_of_fixed_steps_are_shuffled_anew() -> None:
+    features = [batch.features for batch in batches(plan(local_steps=10), EXAMPLES)]
+    first, second = np.concatenate(features[:5]), np.concatenate(features[5:])
+    assert first.shape == second.shape == (18, 64)
+    assert (first != second).any()
+    assert sorted(first.tolist()) == sorted(second.tolist())
+
+
+class OneEpoch:
+    """A store that does not care how many epochs it is asked for."""
+
+    def batches(self, plan: RoundPlan) -> Iterator[Batch]:
+        return EXAMPLES.batches(replace(plan, epochs=1))
+
+
+class Nothing:
+    def batches(self, plan: RoundPlan) -> Iterator[Batch]:
+        return iter(())
+
+
+def test_store_that_gives_one_epoch_at_a_time_is_asked_again() -> None:
+    assert sizes(plan(local_steps=12), OneEpoch()) == ([4, 4, 4, 4, 2] * 3)[:12]
+
+
+def test_store_without_examples_changes_nothing() -> None:
+    assert not TRAINER.train(plan(local_steps=12), start(650), Nothing()).vector.any()
+    assert not TRAINER.train(plan(), start(650), Nothing()).vector.any()
+
+
+class Raises:
+    def batches(self, plan: RoundPlan) -> Iterator[Batch]:
+        raise BadPlan("a diagnosis")
+
+
+class WrongShape:
+    def batches(self, plan: RoundPlan) -> Iterator[Batch]:
+        yield Batch(np.zeros((3, 5), np.float32), np.zeros(3, np.int32))
+
+
+@pytest.mark.parametrize("store", [Raises(), WrongShape()])
+def test_whatever_examples_do_is_a_failure_of_training_and_tells_nothing_of_them(store: ExampleStore) -> None:
+    with pytest.raises(TrainingFailed, match=r"^training raised \w+ \(\w+\.py:\d+\)$"):
+        TRAINER.train(LOCAL, start(650), store)
