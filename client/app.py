@@ -4,25 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import os
-import secrets
-import time
 from collections import Counter
-from collections.abc import Callable, Container, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Container, Coroutine, Iterable, Iterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, closing, contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+from fedrho.client.conditions import Conditions, Interrupted
 from fedrho.client.examples import ExampleStore
-from fedrho.client.history import DeviceHistory
-from fedrho.client.participant import Outcome, Participant, Prove, Result, WireLost
+from fedrho.client.history import DeviceHistory, HistoryError, since_boot
+from fedrho.client.limits import NO_LIMITS, Limits
+from fedrho.client.participant import Outcome, Participant, Prove, Result, Train, WireLost
+from fedrho.client.scheduler import draw, within
 from fedrho.client.spec import BadSpec, Known, SpecReader, Trust
+from fedrho.client.training import TrainingLimits, TrainingProcess
 from fedrho.client.transport import ClientTls, GrpcWire
 from fedrho.privacy.vectors import FloatVector, Update
 from fedrho.protos import signing
 from fedrho.protos.messages import ID_BYTES, CheckIn, DeviceProof, PopulationSpec, RoundPlan
 from fedrho.protos.signing import SigningKey
 
-SHORTEST_PAUSE = 0.05
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 WITH_TLS = (
     "is `fedrho serve --tls` running there, with a certificate of the same authority for the host in the address, "
@@ -30,6 +32,8 @@ WITH_TLS = (
 )
 
 Watch = Callable[[str, Outcome], None]
+Examples = Callable[[RoundPlan], ExampleStore]
+"""Those of one device, for the model of a plan."""
 
 
 class ServerUnreachable(ConnectionError):
@@ -53,7 +57,7 @@ class Server:
     def name_for(self, key: bytes) -> str:
         """Under which a device remembers it: on this machine, where ports change hands and nobody is in between, by its key."""
         host = self.address.rpartition(":")[0].strip("[]")
-        return f"{host} {key.hex()}" if host in LOOPBACK else self.address
+        return f"{host} {key.hex()}" if host.lower() in LOOPBACK else self.address
 
     def check(self, key: bytes, epoch: int) -> None:
         """Raises BadSpec for a key that was not expected."""
@@ -61,10 +65,19 @@ class Server:
             raise BadSpec(f"{self.address} serves another population than the one expected: its key is {key.hex()}")
 
 
+@dataclass(frozen=True)
+class Owner:
+    """What the owner of a device says: privacy terms that are good enough, when to take part, and what training may use."""
+
+    limits: Limits = NO_LIMITS
+    conditions: Conditions = field(default_factory=lambda: Conditions(()))
+    training: TrainingLimits = field(default_factory=TrainingLimits)
+
+
 async def read_population(server: Server, seconds: float) -> PopulationSpec:
     """What is served; raises ServerUnreachable, and BadSpec where it is not the population expected."""
     wire = server.wire()
-    reader = SpecReader(wire.population, server.check, time.monotonic)
+    reader = SpecReader(wire.population, server.check, since_boot)
     try:
         async with asyncio.timeout(seconds):
             while True:
@@ -79,6 +92,18 @@ async def read_population(server: Server, seconds: float) -> PopulationSpec:
         await wire.close()
 
 
+@contextmanager
+def recorded(histories: Path) -> Iterator[None]:
+    """A server that is refused before any device has visited it leaves a record in every history of the folder."""
+    try:
+        yield
+    except BadSpec as refused:
+        for path in sorted(histories.glob("*.sqlite")):
+            with suppress(HistoryError), closing(DeviceHistory(path)) as history:
+                history.note("refused", str(refused))
+        raise
+
+
 async def run_devices(
     server: Server,
     devices: Mapping[str, ExampleStore],
@@ -87,50 +112,83 @@ async def run_devices(
     patience: float,
     watch: Watch,
     prove: Mapping[str, Prove] | None = None,
+    owner: Owner | None = None,
+    waiting: Callable[[str, str], None] = lambda name, why: None,
 ) -> Counter[Result]:
     """Lets every device take part until the runs have ended or it has given all it may; counts how the visits ended.
 
-    Each device has its own connection and its own history file `histories/NAME.sqlite`; training takes turns on one thread.
+    Each device has its own connection and its own history file `histories/NAME.sqlite`; training takes turns in one process.
     `models` are those that the examples fit; `prove` holds what each device shows a population that wants to know who vouches for
-    it. Raises ServerUnreachable when the server stays away for `patience` seconds.
+    it; no visit begins or goes on where the owner's conditions do not hold, and `waiting` is told which. Raises ServerUnreachable
+    when the server stays away for `patience` seconds.
     """
-    from fedrho.client.trainer import LocalTrainer  # TensorFlow, which nobody needs to hear that no server is there
-
-    trainer, results = LocalTrainer(), Counter[Result]()
-    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="train") as pool:
+    results, owner = Counter[Result](), owner or Owner()
+    async with training(owner.training, warm=True) as on:
 
         def seen(name: str, outcome: Outcome) -> None:
             results[outcome.result] += 1
             watch(name, outcome)
 
         async def run(name: str, examples: ExampleStore) -> None:
-            async def train(plan: RoundPlan, weights: FloatVector) -> Update:
-                return await asyncio.get_running_loop().run_in_executor(pool, trainer.train, plan, weights, examples)
+            train = on(lambda _: examples)
+            history = histories / f"{name}.sqlite"
+            async with joined(server, history, models, train, (prove or {}).get(name), owner.limits) as participant:
+                visits = Visits(participant, server.address, patience, owner.conditions)
+                await visits.run(lambda outcome: seen(name, outcome), lambda why: waiting(name, why))
 
-            history, wire = DeviceHistory(histories / f"{name}.sqlite"), server.wire()
-            participant = Participant(
-                wire,
-                SpecReader(wire.population, _trusting(server, history), time.monotonic),
-                history,
-                models,
-                train,
-                asyncio.sleep,
-                lambda: os.urandom(ID_BYTES),
-                (prove or {}).get(name),
-            )
-            try:
-                await _visits(participant, server.address, patience, lambda outcome: seen(name, outcome))
-            finally:
-                await wire.close()
-                history.close()
-
-        try:
-            async with asyncio.TaskGroup() as group:
-                for name, examples in devices.items():
-                    group.create_task(run(name, examples))
-        except ExceptionGroup as failures:
-            raise failures.exceptions[0] from None
+        await together(run(name, examples) for name, examples in devices.items())
     return results
+
+
+async def together(devices: Iterable[Coroutine[Any, Any, None]]) -> None:
+    """Until all have ended; the first error ends the others and is raised."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            for device in devices:
+                group.create_task(device)
+    except ExceptionGroup as failures:
+        raise failures.exceptions[0] from None
+
+
+@asynccontextmanager
+async def training(limits: TrainingLimits, warm: bool = False) -> AsyncIterator[Callable[[Examples], Train]]:
+    """Makes the training of each device, given its examples; all take turns in one process, which ends with the block.
+
+    It starts with the first training, or at once to be `warm`.
+    """
+    process = TrainingProcess(limits)
+
+    def on(examples: Examples) -> Train:
+        async def train(plan: RoundPlan, weights: FloatVector) -> Update:
+            return await process.train(plan, weights, examples(plan))
+
+        return train
+
+    warming = {asyncio.create_task(process.warm())} if warm else set()
+    try:
+        yield on
+    finally:
+        for task in warming:
+            task.cancel()
+            await asyncio.wait({task})
+        await process.close()
+
+
+@asynccontextmanager
+async def joined(
+    server: Server, history: Path, models: Container[str], train: Train, prove: Prove | None, limits: Limits = NO_LIMITS
+) -> AsyncIterator[Participant]:
+    """One device, its connection and its history open while the block runs; raises HistoryError."""
+    async with AsyncExitStack() as opened:
+        remembered, wire = DeviceHistory(history, limits=limits), server.wire()
+        opened.callback(remembered.close)
+        opened.push_async_callback(wire.close)
+        reader = SpecReader(wire.population, trusting(server, remembered), since_boot)
+        yield Participant(wire, reader, remembered, models, train, asyncio.sleep, new_id, prove, limits)
+
+
+def new_id() -> bytes:
+    return os.urandom(ID_BYTES)
 
 
 def prover(key: SigningKey, credential: bytes) -> Prove:
@@ -144,7 +202,7 @@ def prover(key: SigningKey, credential: bytes) -> Prove:
     return prove
 
 
-def _trusting(server: Server, history: DeviceHistory) -> Trust:
+def trusting(server: Server, history: DeviceHistory) -> Trust:
     """What this device has pinned, by its owner's word or by what it met here first."""
     if server.population_key is not None:
         history.pin(server.name_for(server.population_key), server.population_key)
@@ -156,28 +214,33 @@ def _trusting(server: Server, history: DeviceHistory) -> Trust:
     return trust
 
 
-async def _visits(participant: Participant, address: str, patience: float, watch: Callable[[Outcome], None]) -> None:
-    loop = asyncio.get_running_loop()
-    last_seen = loop.time()
-    while True:
-        try:
-            outcome = await participant.take_part()
-        except WireLost as error:
-            if loop.time() - last_seen > patience:
-                raise ServerUnreachable(f"the server at {address} has been away for {patience:g} s") from error
-            await asyncio.sleep(_draw(0.2, 1.0))
-            continue
-        last_seen = loop.time()
-        watch(outcome)
-        if outcome.result is Result.FINISHED:
-            return
-        await asyncio.sleep(_pause(outcome))
+@dataclass(frozen=True)
+class Visits:
+    """One device's visits to one server, until there is nothing more to do."""
 
+    participant: Participant
+    address: str
+    patience: float
+    conditions: Conditions
 
-def _pause(outcome: Outcome) -> float:
-    return _draw(outcome.retry.min_seconds, outcome.retry.max_seconds)
-
-
-def _draw(least: float, most: float) -> float:
-    """Uniform in the window, and never so soon that a mistaken server would be flooded."""
-    return max(SHORTEST_PAUSE, secrets.SystemRandom().uniform(least, most))
+    async def run(self, watch: Callable[[Outcome], None], waiting: Callable[[str], None]) -> None:
+        clock = asyncio.get_running_loop().time
+        last_seen = clock()
+        while True:
+            try:
+                outcome = await self.conditions.during(self.participant.take_part())
+            except Interrupted:
+                await self.conditions.hold(waiting)
+                await asyncio.sleep(draw(0.2, 1.0))
+                last_seen = clock()
+                continue
+            except WireLost as error:
+                if clock() - last_seen > self.patience:
+                    raise ServerUnreachable(f"the server at {self.address} has been away for {self.patience:g} s") from error
+                await asyncio.sleep(draw(0.2, 1.0))
+                continue
+            last_seen = clock()
+            watch(outcome)
+            if outcome.result is Result.FINISHED:
+                return
+            await asyncio.sleep(within(outcome.retry))

@@ -16,10 +16,13 @@ from typing import Protocol
 
 import numpy as np
 
-from fedrho.client.spec import Known, SpecReader
+from fedrho.client.limits import NO_LIMITS, Limits
+from fedrho.client.spec import BadSpec, Known, SpecReader
+from fedrho.models.optimizers import LocalOptimizer
 from fedrho.privacy.clipping import clip
 from fedrho.privacy.participation import Participation
 from fedrho.privacy.vectors import Clipped, FloatVector, Grid, InvalidVector, Update
+from fedrho.protos.codec import MalformedMessage
 from fedrho.protos.messages import (
     Abort,
     AbortReason,
@@ -60,10 +63,20 @@ class BadPlan(ValueError):
     """The server asks for something that its own population does not announce."""
 
 
+class CannotTrain(RuntimeError):
+    """Nothing can be trained on this machine now, whatever the examples: the seat goes back. One line that says why."""
+
+
+class TrainingFailed(RuntimeError):
+    """Training gave no update. Why, in one line, is for the owner of the device; nobody else may learn that it did."""
+
+
 SHORTEST_WAIT = 0.05
 BEFORE_REPEATING = 0.5
 REPEATABLE = (Refusal.NO_RESERVATION, Refusal.ALREADY_OPEN)
 UNSETTLED = (SessionStatus.ASSIGNED, SessionStatus.RESERVED)
+MECHANISMS = frozenset(("independent-gaussian", "binary-tree", "banded-toeplitz", "buffered-toeplitz", "adaptive-gaussian"))
+"""The mechanisms that this version knows; a task with another is not joined."""
 
 
 class Wire(Protocol):
@@ -79,11 +92,18 @@ class Wire(Protocol):
     async def begin_upload(self, message: BeginUpload) -> Reservation: ...
     async def upload(self, message: Upload, plan: RoundPlan) -> Receipt: ...
     async def status(self, message: StatusRequest) -> StatusAnswer: ...
-    async def abort(self, message: Abort) -> None: ...
+
+    async def abort(self, message: Abort) -> None:
+        """Best effort: over within half a second, and raises nothing."""
+        ...
 
 
 class History(Protocol):
-    """What the device remembers of a run, durably."""
+    """What the device remembers, durably."""
+
+    def hear(self, known: Known) -> None:
+        """Remembers what a population announces; raises where it takes back what it has said before."""
+        ...
 
     def allows(self, run: bytes, step: int, terms: PrivacyTerms) -> bool:
         """Whether this device may contribute to `step` now."""
@@ -101,8 +121,14 @@ class History(Protocol):
         """16 random bytes, the same throughout the run."""
         ...
 
+    def note(self, kind: str, detail: str, run: bytes = b"") -> None:
+        """Leaves a dated record for the owner."""
+        ...
+
 
 Train = Callable[[RoundPlan, FloatVector], Awaitable[Update]]
+"""Raises BadPlan for a plan that nobody could train, and CannotTrain where nothing can be trained, whatever the examples; all
+else that it raises may depend on them."""
 Pause = Callable[[float], Awaitable[None]]
 NewId = Callable[[], bytes]
 Prove = Callable[[Known, CheckIn], DeviceProof]
@@ -117,12 +143,16 @@ class Result(Enum):
 
 @dataclass(frozen=True)
 class Outcome:
-    """How one visit ended, how far the runs that concern this device were by then, and when to come back."""
+    """How one visit ended, how far the runs that concern this device were by then, and when to come back.
+
+    `failure` is why training gave nothing, and zeros were uploaded; empty when it gave an update. It stays on the device.
+    """
 
     result: Result
     released: int
     steps: int
     retry: RetryWindow
+    failure: str = ""
 
 
 @dataclass(frozen=True)
@@ -130,7 +160,7 @@ class Participant:
     """One device. `take_part` is one visit, from reading the spec to the receipt.
 
     `models` are those it has examples for; tasks with another are none of its business. `prove` shows a population that wants to
-    see it who vouches for this device.
+    see it who vouches for this device. `limits` are the owner's: what is weaker is not joined.
     """
 
     wire: Wire
@@ -141,9 +171,24 @@ class Participant:
     pause: Pause
     new_id: NewId
     prove: Prove | None = None
+    limits: Limits = NO_LIMITS
 
     async def take_part(self) -> Outcome:
-        """Raises WireLost when the server is gone, BadPlan or BadSpec when it asks for something else than it announced."""
+        """Raises WireLost when the server is gone, BadPlan or BadSpec when it asks for something else than it announced.
+
+        May be cancelled at any time: the server is told, so that the seat is free again. A contribution that the history has by
+        then stays in it, even where its upload is cut. What a server may not say leaves a record for the owner.
+        """
+        try:
+            return await self._visit()
+        except (BadPlan, BadSpec) as refused:
+            self.history.note("refused", str(refused))
+            raise
+        except MalformedMessage as error:
+            self.history.note("refused", f"the server's answer cannot be read: {error}")
+            raise BadPlan(f"the server's answer cannot be read: {error}") from error
+
+    async def _visit(self) -> Outcome:
         known, willing = await self._decide()
         if not willing:
             left = [task for task in self._concerned(known) if not self._done(task)]
@@ -154,16 +199,21 @@ class Participant:
         answer = await self.wire.check_in(message)
         if isinstance(answer, TryLater):
             return await self._turned_away(answer, known)
-        return await self._work(answer, willing, known)
+        return await self._seated(answer, willing, known)
 
     async def _decide(self) -> tuple[Known, list[TaskSpec]]:
         """The tasks that this device may join now. What it holds is enough to say yes; before it says no it asks again."""
-        known = await self.specs.read()
+        known = await self._read()
         willing = self._willing(known)
         if not willing:
-            known = await self.specs.read(fresh=True)
+            known = await self._read(fresh=True)
             willing = self._willing(known)
         return known, willing
+
+    async def _read(self, fresh: bool = False) -> Known:
+        known = await self.specs.read(fresh)
+        self.history.hear(known)
+        return known
 
     def _willing(self, known: Known) -> list[TaskSpec]:
         return [task for task in self._concerned(known) if not self._done(task) and self._allowed(task)]
@@ -172,7 +222,14 @@ class Participant:
         tasks = [task for task in known.spec.tasks if task.model in self.models]
         for task in tasks:
             check_terms(task.terms)
-        return tasks
+        return [task for task in tasks if self._acceptable(known, task)]
+
+    def _acceptable(self, known: Known, task: TaskSpec) -> bool:
+        """Whether device and owner can accept the terms at all; if not, the reason is on record."""
+        reason = unknown_terms(known, task) or self.limits.objection(known.public_key, task)
+        if reason:
+            self.history.note("not joined", f"{task.task}: {reason}", task.run)
+        return not reason
 
     def _done(self, task: TaskSpec) -> bool:
         return task.ended or self.history.exhausted(task.run, task.terms)
@@ -186,8 +243,19 @@ class Participant:
     async def _turned_away(self, answer: TryLater, known: Known) -> Outcome:
         """What the spec says no longer holds, where the reason is not just that others came first."""
         if answer.reason not in (LaterReason.NO_SEATS, LaterReason.RELEASING):
-            known = await self.specs.read(fresh=True)
+            known = await self._read(fresh=True)
         return replace(self._ended(Result.LATER, known), retry=answer.retry)
+
+    async def _seated(self, assignment: Assignment, willing: Sequence[TaskSpec], known: Known) -> Outcome:
+        """Gives the seat back where the visit is cancelled, whatever it was at; what was counted by then stays counted."""
+        try:
+            return await self._work(assignment, willing, known)
+        except (Exception, GeneratorExit):
+            raise
+        except BaseException:  # cancelled
+            shard = self.wire.to(assignment.upload_address)
+            await shard.abort(Abort(assignment.session, AbortReason.CONDITIONS, assignment.ticket))
+            raise
 
     async def _work(self, assignment: Assignment, willing: Sequence[TaskSpec], known: Known) -> Outcome:
         plan, shard = assignment.plan, self.wire.to(assignment.upload_address)
@@ -195,11 +263,14 @@ class Participant:
         try:
             task = asked_for(plan, willing)
             check_plan(plan, task)
-            clipped = await self._train(plan)
+            clipped, failure = await self._train(plan)
         except Overtaken:
-            return self._ended(Result.LATER, await self.specs.read(fresh=True))
+            return self._ended(Result.LATER, await self._read(fresh=True))
         except ValueError:
             await shard.abort(abort)
+            raise
+        except CannotTrain:
+            await shard.abort(replace(abort, reason=AbortReason.CONDITIONS))
             raise
         begin = BeginUpload(assignment.session, assignment.ticket)
         if await self._reserve(shard, begin) is not Go.GO:
@@ -208,23 +279,28 @@ class Participant:
             await shard.abort(abort)
             return self._ended(Result.LATER, known)
         counted = await self._deliver(shard, begin, Upload(assignment.session, clipped.vector), plan)
-        return self._ended(Result.COUNTED if counted else Result.NOT_COUNTED, known)
+        return replace(self._ended(Result.COUNTED if counted else Result.NOT_COUNTED, known), failure=failure)
 
     def _ended(self, result: Result, known: Known) -> Outcome:
         tasks = self._concerned(known)
         return Outcome(result, sum(task.released for task in tasks), sum(task.steps for task in tasks), known.retry)
 
-    async def _train(self, plan: RoundPlan) -> Clipped:
-        """The clipped update; zeros where training diverged, so that data never decide who is counted."""
+    async def _train(self, plan: RoundPlan) -> tuple[Clipped, str]:
+        """The clipped update; zeros, and why, where training failed, so that data never decide who is counted."""
         data = await self.wire.artifact(plan.checkpoint_sha256, 4 * plan.size)
         if hashlib.sha256(data).digest() != plan.checkpoint_sha256 or len(data) != 4 * plan.size:
             raise BadPlan("the downloaded weights are not those of the plan")
         weights = np.frombuffer(data, dtype="<f4").astype(np.float32)
         grid = Grid(plan.clip_norm, plan.grid_bits)
         try:
-            return clip(await self.train(plan, weights), grid)
-        except InvalidVector:
-            return Clipped(np.zeros(plan.size, dtype=np.int32), grid)
+            return clip(await self.train(plan, weights), grid), ""
+        except (BadPlan, CannotTrain):
+            raise
+        except Exception as error:
+            failure = (
+                str(error) if isinstance(error, InvalidVector | TrainingFailed) else f"training raised {type(error).__name__}"
+            )
+            return Clipped(np.zeros(plan.size, dtype=np.int32), grid), failure
 
     async def _reserve(self, shard: Wire, begin: BeginUpload) -> Go:
         while True:
@@ -256,6 +332,13 @@ def check_terms(terms: PrivacyTerms) -> None:
         raise BadPlan(f"the announced terms make no sense: {error}") from error
 
 
+def unknown_terms(known: Known, task: TaskSpec) -> str:
+    """What in the terms of a task this version does not know, and so cannot keep; empty where it knows all."""
+    if task.terms.mechanism not in MECHANISMS:
+        return f"the mechanism {task.terms.mechanism!r} is unknown to this version of fedrho"
+    return "its terms have a part that is unknown to this version of fedrho" if task.run in known.strange else ""
+
+
 def asked_for(plan: RoundPlan, willing: Sequence[TaskSpec]) -> TaskSpec:
     """The announced task that the plan belongs to; raises BadPlan."""
     task = next((task for task in willing if task.run == plan.run), None)
@@ -271,10 +354,24 @@ def check_plan(plan: RoundPlan, task: TaskSpec) -> None:
         raise BadPlan("the plan differs from the announced task")
     if plan.encoding is not Encoding.for_grid(plan.grid_bits) or plan.chunk_bytes < 1:
         raise BadPlan("the plan's update cannot be encoded as it asks")
+    check_local(plan)
     if not task.released < plan.step <= task.steps:
         raise BadPlan(f"the plan is for step {plan.step}, but the population announces step {task.released + 1}")
 
 
+def check_local(plan: RoundPlan) -> None:
+    """The local work must be some that can be done; raises BadPlan."""
+    try:
+        LocalOptimizer(plan.optimizer, plan.learning_rate, plan.momentum)
+    except ValueError as error:
+        raise BadPlan(f"the plan's local training makes no sense: {error}") from error
+    if plan.batch_size < 1 or not (plan.epochs or plan.local_steps):
+        raise BadPlan("the plan's local training makes no sense: it trains on nothing")
+
+
 def promised(terms: PrivacyTerms) -> Participation:
-    """The promise that the accountant prices, as the object that decides."""
+    """The promise that the accountant prices, as the object that decides; raises ValueError where it makes no sense."""
+    for name in ("clip_norm", "noise_multiplier", "rho_budget"):
+        if not getattr(terms, name) > 0:
+            raise ValueError(f"{name} must be above 0, not {getattr(terms, name):g}")
     return Participation(terms.max_participations, terms.min_separation)

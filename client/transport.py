@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
@@ -14,7 +15,6 @@ from fedrho.client.participant import Overtaken, WireLost
 from fedrho.protos import codec
 from fedrho.protos.messages import (
     Abort,
-    Aborted,
     ArtifactChunk,
     ArtifactRequest,
     Assignment,
@@ -35,7 +35,11 @@ from fedrho.protos.messages import (
 
 T = TypeVar("T")
 
+Pace = Callable[[int], Awaitable[None]]
+"""Awaited with the number of bytes that are about to be sent."""
+
 CALL_SECONDS: Final = 20.0
+ABORT_SECONDS: Final = 0.4
 STREAM_SECONDS: Final = 600.0
 LOST: Final = {
     grpc.StatusCode.UNAVAILABLE,
@@ -105,7 +109,10 @@ class GrpcWire:
         return codec.decode(StatusAnswer, await self._unary("GetUploadStatus", codec.encode(message)))
 
     async def abort(self, message: Abort) -> None:
-        codec.decode(Aborted, await self._unary("AbortSession", codec.encode(message)))
+        """One try: whoever gives up a seat may have no time left, and a seat that is not given back lapses."""
+        call: Any = self._channel.unary_unary(_path("AbortSession"))
+        with suppress(grpc.aio.AioRpcError):
+            await call(codec.encode(message), timeout=ABORT_SECONDS)
 
     async def artifact(self, sha256: bytes, size: int) -> bytes:
         """Resumes where a broken stream stopped; never holds more than `size` bytes."""
@@ -121,14 +128,16 @@ class GrpcWire:
 
         return await _retried(fetch)
 
-    async def upload(self, message: Upload, plan: RoundPlan) -> Receipt:
-        """Not repeated here: the participant asks for the session's status first."""
+    async def upload(self, message: Upload, plan: RoundPlan, pace: Pace | None = None) -> Receipt:
+        """Not repeated here: the participant asks for the session's status first. `pace` is awaited before each part is sent."""
         payload = codec.encode_vector(message.vector, plan.encoding)
         starts = range(0, len(payload), plan.chunk_bytes)
 
         async def parts() -> AsyncIterator[bytes]:
             yield codec.encode_part(UploadHeader(message.session, len(payload)))
             for start in starts:
+                if pace is not None:
+                    await pace(min(plan.chunk_bytes, len(payload) - start))
                 yield codec.encode_part(payload[start : start + plan.chunk_bytes])
             yield codec.encode_part(UploadTrailer(zlib.crc32(payload)))
 
