@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from sklearn.datasets import load_digits
 
-from fedrho.client.examples import ArrayExamples
+from fedrho.client.examples import ArrayExamples, Features
 from fedrho.protos.messages import Encoding, RoundPlan
 from fedrho.simulations.population import HELD_OUT, FederatedData, digits, dirichlet_split
 
@@ -23,7 +23,7 @@ Digit = tuple[bytes, int]
 split = cache(digits)
 
 
-def rows(features: NDArray[np.float32], labels: NDArray[np.int32]) -> list[Digit]:
+def rows(features: Features, labels: NDArray[np.int32]) -> list[Digit]:
     return [(row.tobytes(), int(label)) for row, label in zip(features, labels, strict=True)]
 
 
