@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fedrho import account, account_audit, account_ledger, console, joining, operate, processes, serving, usage
+from fedrho import account, account_audit, account_ledger, console, device, fleet, joining, operate, processes, serving, usage
 from fedrho.console import BadInput, Stopped
 from fedrho.privacy.ledger import BudgetExhausted
 from fedrho.privacy.noise import NoiseMismatch
@@ -35,12 +35,14 @@ app = typer.Typer(
 )
 
 app.add_typer(account.app, name="account")
+app.add_typer(device.app, name="device")
 for command in (account_ledger.ledger, account_audit.audit, account_audit.membership):
     account.app.command()(command)
 
 app.command()(serving.serve)
 app.command()(serving.shard)
 app.command()(joining.join)
+app.command()(fleet.fleet)
 for command in operate.COMMANDS:
     app.command()(command)
 
@@ -130,7 +132,7 @@ def main() -> None:
     code, text = _run()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # what there is to say is said whole
     if text:
-        console.err.print(f"fedrho: {text}", highlight=False, markup=False, soft_wrap=True)
+        console.err.print(f"fedrho: {text}", highlight=False, markup=False, emoji=False, soft_wrap=True)
     sys.exit(code)
 
 
@@ -167,9 +169,11 @@ def _expected(error: Exception) -> tuple[int, str]:
 def _exit_code(error: Exception) -> int | None:
     """2 for what the user can mend, 1 for a run that failed, None for a defect of ours, which deserves its traceback."""
     from fedrho.client.app import ServerUnreachable
-    from fedrho.client.files import DataFileError
     from fedrho.client.history import HistoryError
-    from fedrho.client.participant import BadPlan
+    from fedrho.client.limits import LimitsError
+    from fedrho.client.participant import BadPlan, CannotTrain
+    from fedrho.client.spec import BadSpec
+    from fedrho.client.stores.checked import DataFileError
     from fedrho.client.transport import ServerRefused
     from fedrho.demo import DemoFailed
     from fedrho.models.base import UnknownModel
@@ -192,14 +196,18 @@ def _exit_code(error: Exception) -> int | None:
         ServerUnreachable,
         DataFileError,
         HistoryError,
+        LimitsError,
     )
     if isinstance(error, mendable):
         return 2
     failed = (
         account_audit.AuditFailed,
         BadPlan,
+        BadSpec,
         BudgetExhausted,
+        CannotTrain,
         DemoFailed,
+        fleet.FleetFailed,
         HistoryBroken,
         NoiseMismatch,
         ServerRefused,

@@ -105,7 +105,7 @@ class StepProgress:
             BarColumn(bar_width=6),
             TextColumn("ETA"),
             TimeRemainingColumn(),
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
         )
         self._bar = Progress(*columns, console=err, disable=not err.is_terminal)
         self._task = self._bar.add_task(starting, total=steps)
@@ -120,7 +120,7 @@ class StepProgress:
     def show(self, step: int, figures: str) -> None:
         self._bar.update(self._task, completed=step, description=figures)
         if not err.is_terminal and step != self._shown:
-            err.print(f"step {step}/{self._steps} {figures}", highlight=False, soft_wrap=True)
+            err.print(f"step {step}/{self._steps} {figures}", highlight=False, markup=False, emoji=False, soft_wrap=True)
         self._shown = step
 
     def note(self, text: str) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,32 +14,52 @@ import typer
 
 from fedrho import console
 from fedrho.console import BadInput
+from fedrho.saved_models import add_models
+from fedrho.sources import Digits, Reading, Source, find_source, fitting
 
 if TYPE_CHECKING:
-    from fedrho.client.app import Server
+    from fedrho.client.app import Owner, Server
+    from fedrho.client.conditions import Conditions
     from fedrho.client.examples import ExampleStore
     from fedrho.client.participant import Prove
+    from fedrho.client.service import Held
     from fedrho.client.transport import ClientTls
-    from fedrho.models.base import ModelSpec
-    from fedrho.protos.messages import PopulationSpec
 
 DEFAULT_HISTORY = Path(typer.get_app_dir("fedrho")) / "devices"
-
-Source = Callable[["ModelSpec"], "dict[str, ExampleStore]"]
 
 
 def join(
     address: Annotated[str, typer.Argument(metavar="HOST:PORT", help="Where the server listens.")],
     data: Annotated[
         str,
-        typer.Option(help="`digits` for the demo's data, or an .npz file with arrays x and y for one device of your own."),
+        typer.Option(
+            metavar="SOURCE",
+            help="`digits`, or for one device: .npz, .csv, .parquet, .jsonl, .sqlite, folder of images, NAME:ARGUMENT.",
+        ),
     ],
+    label: Annotated[
+        str | None, typer.Option(metavar="NAME", help="With .csv, .parquet, .jsonl: where the label is.", show_default="label")
+    ] = None,
+    classes: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The names of the model's classes, one a line.", show_default="numbers")
+    ] = None,
+    text: Annotated[str | None, typer.Option(metavar="NAME", help="With .jsonl: where the text is.", show_default="text")] = None,
+    vocabulary: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE|NUMBER", help="With .jsonl: public words, one a line, or how many hashed.", show_default="none"
+        ),
+    ] = None,
     devices: Annotated[
         str | None, typer.Option(metavar="FIRST-LAST", help="With digits: which devices to be.", show_default="all")
     ] = None,
     of: Annotated[int, typer.Option(min=1, help="With digits: how many devices share the data.")] = 40,
     alpha: Annotated[float, typer.Option(min=0.01, max=1000.0, help="With digits: Dirichlet concentration of the split.")] = 1.0,
     seed: Annotated[int, typer.Option(min=0, help="With digits: seed of the split.")] = 0,
+    model: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FILE", help="A saved Keras model that the server may name. Repeatable.", show_default="none"),
+    ] = None,
     history: Annotated[
         Path, typer.Option(help="Folder in which each device remembers what it took part in.", show_default="in your home folder")
     ] = DEFAULT_HISTORY,
@@ -54,28 +76,128 @@ def join(
     ] = None,
     wait: Annotated[float, typer.Option(min=0.1, help="Seconds to wait for the server to answer at first.")] = 10.0,
     patience: Annotated[float, typer.Option(min=1.0, help="Seconds a server may be away later.")] = 120.0,
+    when: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="CONDITION", help="Take part only while this holds, such as idle. Repeatable.", show_default="always"
+        ),
+    ] = None,
+    limits: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="The owner's limits: privacy terms that are good enough.", show_default="none"),
+    ] = None,
+    training_memory: Annotated[
+        int,
+        typer.Option(min=256, max=1 << 20, metavar="MIB", help="Memory of training, 700 MiB of TensorFlow included."),
+    ] = 4096,
+    training_seconds: Annotated[float, typer.Option(min=1.0, max=86_400.0, help="Time that one training may take.")] = 900.0,
+    forever: Annotated[
+        bool, typer.Option("--forever", help="Be a service: wait for servers, conditions and further runs, until told to stop.")
+    ] = False,
 ) -> None:
     """Be one or more devices: check in, train locally, upload clipped updates, until the run has ended.
 
     Example: fedrho join 127.0.0.1:7070 --data digits --devices 0-19
     """
-    from fedrho.client.app import read_population, run_devices
-    from fedrho.client.participant import Outcome
+    from fedrho.client.app import read_population, recorded, run_devices
+    from fedrho.client.participant import Outcome, Result
 
-    source = _source(data, devices, of, alpha, seed)
+    add_models(model or [])
+    source = find_source(data, Digits(devices, of, alpha, seed), Reading(label, classes, text, vocabulary))
     server = _server(address, tls, population_key)
-    spec = asyncio.run(read_population(server, wait))
-    examples, models = _fitting(spec, source)
+    owner = _owner(limits, when or (), training_memory, training_seconds)
+    if forever:
+        _serve(server, source, history, owner, tokens)
+        return
+    asyncio.run(owner.conditions.hold(lambda why: _say("fedrho", f"waits, {why}")))
+    with recorded(history):
+        spec = asyncio.run(read_population(server, wait))
+    examples, models = fitting((task.model for task in spec.tasks), source)
     prove = _provers(tokens, list(examples))
     steps = sum(task.steps for task in spec.tasks if task.model in models)
     with console.StepProgress(steps) as progress:
 
         def show(name: str, outcome: Outcome) -> None:
             progress.show(outcome.released, f"{name} {outcome.result.value}")
+            if outcome.failure:
+                progress.note(f"{name}: {outcome.failure}; zeros were sent instead of an update")
 
-        results = asyncio.run(run_devices(server, examples, models, history, patience, show, prove))
+        def waits(name: str, why: str) -> None:
+            progress.note(f"{name}: waits, {why}")
+
+        results = asyncio.run(run_devices(server, examples, models, history, patience, show, prove, owner, waits))
     summary = ", ".join(f"{count} {result.value}" for result, count in sorted(results.items(), key=lambda item: item[0].value))
     console.out.print(f"{len(examples)} devices: {summary}", highlight=False)
+    if not results[Result.COUNTED]:
+        _hint(f"nothing was given; fedrho device ledger --history {history} says what the devices have against it, if anything")
+
+
+def _serve(server: Server, source: Source, history: Path, owner: Owner, tokens: Path | None) -> None:
+    """Visits until someone says stop, and says a line about each."""
+    from fedrho.client.service import first_contact, run_service, told_at_once, until_told
+
+    with suppress(KeyboardInterrupt):
+        spec = asyncio.run(until_told(first_contact(server, history, owner.conditions, _say)))
+        with told_at_once(), console.working("loading"):
+            examples, _ = fitting((task.model for task in spec.tasks), source)
+            held, prove = _held(source, tuple(examples)), _provers(tokens, list(examples))
+        _say("fedrho", f"{len(examples)} device{'s' if len(examples) > 1 else ''} at {server.address}")
+        asyncio.run(until_told(run_service(server, held, history, owner, _say, prove)))
+    _say("fedrho", "stopped; the same command goes on")
+
+
+def _hint(line: str) -> None:
+    console.err.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _say(name: str, line: str) -> None:
+    _hint(f"{datetime.now():%Y-%m-%d %H:%M:%S} {name}: {line}")
+
+
+def _held(source: Source, names: tuple[str, ...]) -> Held:
+    """What the devices have for a model is found out when a run first asks for it: the next run may train another."""
+    from fedrho.client.service import Held
+    from fedrho.client.stores.checked import DataFileError
+    from fedrho.models.zoo import UnknownModel, lookup
+
+    found: dict[str, dict[str, ExampleStore]] = {}
+    told: set[str] = set()
+
+    def fits(model: str) -> bool:
+        """Asked again as long as it does not: data that cannot be read now may be there tomorrow."""
+        if model not in found:
+            try:
+                found[model] = source(lookup(model))
+            except (BadInput, DataFileError, UnknownModel) as error:
+                if model not in told:
+                    _say("fedrho", f"no part in runs of {model!r}: {error}")
+                told.add(model)
+        return model in found
+
+    return Held(names, fits, lambda name, model: found[model][name])
+
+
+def _owner(limits: Path | None, when: Sequence[str], training_memory: int, training_seconds: float) -> Owner:
+    from fedrho.client.app import Owner
+    from fedrho.client.limits import NO_LIMITS, LimitsError, parse_limits
+    from fedrho.client.training import TrainingLimits
+
+    try:
+        allowed = NO_LIMITS if limits is None else parse_limits(limits.read_text(encoding="utf-8"), f"--limits {limits}")
+    except (LimitsError, OSError, UnicodeError) as error:
+        raise BadInput(
+            str(error) if isinstance(error, LimitsError) else f"--limits {limits}: cannot be read ({error})"
+        ) from error
+    return Owner(allowed, _conditions(when), TrainingLimits(memory_bytes=training_memory << 20, wall_seconds=training_seconds))
+
+
+def _conditions(asked: Sequence[str]) -> Conditions:
+    from fedrho.client.conditions import BadCondition, Conditions, condition
+
+    try:
+        return Conditions([condition(text) for text in asked])
+    except BadCondition as error:
+        raise BadInput(f"--when {error}") from error
 
 
 def _server(address: str, tls: Path | None, population_key: str | None) -> Server:
@@ -84,25 +206,6 @@ def _server(address: str, tls: Path | None, population_key: str | None) -> Serve
 
     _check_address(address)
     return Server(address, _client_tls(tls), None if population_key is None else read_key(population_key))
-
-
-def _fitting(spec: PopulationSpec, source: Source) -> tuple[dict[str, ExampleStore], set[str]]:
-    """Every device's examples, and the models that they fit; raises what the first one raises where they fit none."""
-    from fedrho.client.files import DataFileError
-    from fedrho.models.zoo import lookup
-
-    examples: dict[str, ExampleStore] = {}
-    models: set[str] = set()
-    failure: Exception | None = None
-    for model in dict.fromkeys(task.model for task in spec.tasks):
-        try:
-            examples = source(lookup(model))
-            models.add(model)
-        except (BadInput, DataFileError) as error:
-            failure = failure or error
-    if failure is not None and not models:
-        raise failure
-    return examples, models
 
 
 def _provers(tokens: Path | None, names: list[str]) -> Mapping[str, Prove]:
@@ -131,44 +234,3 @@ def _check_address(address: str) -> None:
     match = re.fullmatch(r"(?:\[[0-9a-fA-F:]+\]|[^:\s/]+):(\d{1,5})", address)
     if not match or not 0 < int(match[1]) < 65536:
         raise BadInput(f"{address!r} is not HOST:PORT, for example 127.0.0.1:7070")
-
-
-def _source(data: str, devices: str | None, of: int, alpha: float, seed: int) -> Source:
-    """How to get every device's examples once the model is known; what can be refused before is refused here."""
-    if data == "digits":
-        first, last = _range(devices or f"0-{of - 1}", of)
-        return lambda spec: _digits(spec, first, last, of, alpha, seed)
-    path = Path(data)
-    if not path.is_file():
-        raise BadInput(f"--data {data}: no such file; allowed: digits, or an .npz file with arrays x and y")
-    return lambda spec: {path.stem: _own_file(path, spec)}
-
-
-def _digits(spec: ModelSpec, first: int, last: int, of: int, alpha: float, seed: int) -> dict[str, ExampleStore]:
-    from fedrho.models.digits import INPUT_SHAPE
-    from fedrho.simulations.population import digits
-
-    if spec.input_shape != INPUT_SHAPE:
-        raise BadInput(
-            f"--data digits: the server trains {spec.name!r}, which takes inputs of shape {spec.input_shape}, not {INPUT_SHAPE}"
-        )
-    try:
-        shares = digits(of, alpha, seed).devices
-    except ValueError as error:
-        raise BadInput(f"--of: {error}") from error
-    return {f"device-{number:03d}": shares[number] for number in range(first, last + 1)}
-
-
-def _range(text: str, of: int) -> tuple[int, int]:
-    match = re.fullmatch(r"(\d+)(?:-(\d+))?", text)
-    if match:
-        first, last = int(match[1]), int(match[2] or match[1])
-        if first <= last < of:
-            return first, last
-    raise BadInput(f"--devices {text!r}: allowed: FIRST-LAST with 0 <= FIRST <= LAST < {of}")
-
-
-def _own_file(path: Path, spec: ModelSpec) -> ExampleStore:
-    from fedrho.client.files import load_npz
-
-    return load_npz(path, spec)

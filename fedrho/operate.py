@@ -16,6 +16,7 @@ from fedrho import console, recent
 from fedrho.console import BadInput
 from fedrho.operator_client import OperatorClient, ServerGone
 from fedrho.privacy.statement import round_up
+from fedrho.saved_models import add_models
 from fedrho.server.operations.operator_port import OPERATOR_FILE, TOKEN_BYTES, OperatorAccess, read_access
 from fedrho.server.operations.operator_wire import Listing
 from fedrho.server.population import RunView
@@ -349,6 +350,10 @@ def export(
     store: Store = None,
     task: Task = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
+    model: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FILE", help="The saved Keras model that the run trains. Repeatable.", show_default="none"),
+    ] = None,
     operator: Operator = None,
     token_file: TokenFile = None,
     tls: Tls = None,
@@ -360,6 +365,7 @@ def export(
     from fedrho.export import check_out, write_export
 
     check_out(out, force)
+    add_models(model or [])
     exported = _exported(Where(store, operator, token_file, tls), task)
     with console.working("writing the model"):
         write_export(out, exported)

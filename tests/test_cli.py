@@ -143,6 +143,11 @@ def test_join_needs_data_that_exist(fedrho: Run) -> None:
     refused(fedrho("join", "127.0.0.1:1", "--data", "mine.npz"), "mine.npz: no such file")
 
 
+@pytest.mark.parametrize("data", ["a:b:c", "[bold]mine[/].csv", "x" * 5000 + ".csv", "", "*.csv", "\N{PILE OF POO}.npz"])
+def test_join_shows_what_was_given_as_data_letter_by_letter(data: str, fedrho: Run) -> None:
+    refused(fedrho("join", "127.0.0.1:1", "--data", data), f"--data {data}: ", "allowed: digits")
+
+
 def test_status_of_nothing(fedrho: Run, tmp_path: Path) -> None:
     refused(fedrho("status"), "no run here", "fedrho serve TASK.toml")
     refused(fedrho("status", tmp_path / "nowhere"), "no run here")
@@ -188,7 +193,7 @@ def test_demo_in_a_place_that_is_no_folder(fedrho: Run, tmp_path: Path) -> None:
         ("account spend --json=3", ("--json: does not take a value",)),
         ("serve", ("TASK.toml...: missing", "fedrho serve --help")),
         ("join 127.0.0.1:1", ("--data: missing",)),
-        ("join --x", ("--x: no such option", "fedrho join --help")),
+        ("join --qq", ("--qq: no such option", "fedrho join --help")),
         ("demo --step 3", ("--step: no such option", "did you mean", "--steps")),
         ("nonsense", ("no such command 'nonsense'; allowed: serve, shard, join",)),
         ("account nonsense", ("no such command 'nonsense'; allowed: spend, calibrate",)),

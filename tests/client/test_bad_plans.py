@@ -101,15 +101,21 @@ def test_weights_of_the_right_digest_but_another_length_are_refused(path: Path) 
     is_refused(Short(open_small_run(small_task()), tamper=lambda plan: replace(plan, checkpoint_sha256=digest)), path)
 
 
-UNSENDABLE: dict[str, Tamper] = {
+IMPOSSIBLE: dict[str, Tamper] = {
     "encoding too narrow for the grid": lambda plan: replace(plan, encoding=m.Encoding.INT16_LE),
     "chunks of nothing": lambda plan: replace(plan, chunk_bytes=0),
+    "unknown optimizer": lambda plan: replace(plan, optimizer="lion"),
+    "momentum where there is none": lambda plan: replace(plan, optimizer="adam", momentum=0.9),
+    "momentum of 1": lambda plan: replace(plan, momentum=1.0),
+    "no learning": lambda plan: replace(plan, learning_rate=0.0),
+    "batches of nothing": lambda plan: replace(plan, batch_size=0),
+    "no epochs and no steps": lambda plan: replace(plan, epochs=0),
 }
 
 
-@pytest.mark.parametrize("plan", UNSENDABLE)
-def test_plan_whose_update_cannot_be_sent_is_refused_before_it_is_recorded(path: Path, plan: str) -> None:
-    is_refused(Lying(open_small_run(small_task()), tamper=UNSENDABLE[plan]), path)
+@pytest.mark.parametrize("plan", IMPOSSIBLE)
+def test_plan_that_cannot_be_carried_out_is_refused_before_it_is_recorded(path: Path, plan: str) -> None:
+    is_refused(Lying(open_small_run(small_task()), tamper=IMPOSSIBLE[plan]), path)
 
 
 @pytest.mark.parametrize("bits", [0, 25, 1000])

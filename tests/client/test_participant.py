@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fedrho.client.participant import Outcome, Result
+from fedrho.client.participant import BadPlan, CannotTrain, Outcome, Result, TrainingFailed
 from fedrho.privacy.vectors import FloatVector, Update
 from fedrho.protos.messages import Abort, AbortReason, BeginUpload, Reservation, RetryWindow, RoundPlan, SessionStatus
 from tests.client.fleet import (
@@ -140,3 +140,48 @@ def test_training_that_diverged_counts_as_zeros_so_that_data_never_decide_who_is
     assert wire.statuses() == {SessionStatus.COUNTED: 1}
     assert np.abs(released(wire.server)).max() < 10 * UNIT
     assert len(contributions(path)) == 1
+
+
+class Raising:
+    """Training that ends in an error."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    async def __call__(self, plan: RoundPlan, weights: FloatVector) -> Update:
+        raise self.error
+
+
+FAILURES: dict[str, tuple[Exception, str]] = {
+    "training failed": (TrainingFailed("the training process was ended by SIGKILL"), "the training process was ended by SIGKILL"),
+    "examples raised": (KeyError("a diagnosis"), "training raised KeyError"),
+    "examples raised what a plan does": (ValueError("a diagnosis"), "training raised ValueError"),
+    "memory": (MemoryError(), "training raised MemoryError"),
+}
+
+
+@pytest.mark.parametrize("failure", FAILURES)
+def test_training_that_fails_counts_as_zeros_and_only_the_owner_hears_why(path: Path, failure: str) -> None:
+    wire, (error, reason) = small_wire(), FAILURES[failure]
+    outcome = visit(replace(device(wire, path), train=Raising(error)))
+    assert (outcome.result, outcome.failure) == (Result.COUNTED, reason)
+    assert wire.calls == ["population", "check in", "artifact", "begin upload", "upload"]
+    assert wire.statuses() == {SessionStatus.COUNTED: 1}
+    assert np.abs(released(wire.server)).max() < 10 * UNIT
+    assert len(contributions(path)) == 1
+
+
+def test_device_that_cannot_train_at_all_gives_its_seat_back(path: Path) -> None:
+    wire = small_wire()
+    with pytest.raises(CannotTrain, match="no child"):
+        visit(replace(device(wire, path), train=Raising(CannotTrain("no child"))))
+    assert wire.aborts == [AbortReason.CONDITIONS]
+    assert contributions(path) == []
+
+
+def test_plan_that_nobody_could_train_is_aborted(path: Path) -> None:
+    wire = small_wire()
+    with pytest.raises(BadPlan, match="another model"):
+        visit(replace(device(wire, path), train=Raising(BadPlan("another model"))))
+    assert wire.aborts == [AbortReason.NOT_ALLOWED]
+    assert contributions(path) == []
