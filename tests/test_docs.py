@@ -17,7 +17,7 @@ import pytest
 import typer.main
 from pydantic_core import PydanticUndefined
 
-from fedrho import account, account_ledger, cli, operate
+from fedrho import account, account_ledger, cli, device, fleet, operate
 from fedrho.demo import DemoResult
 from fedrho.privacy.auditing.audit import AuditReport
 from fedrho.privacy.auditing.membership import membership_report
@@ -119,6 +119,11 @@ JSON = {
     "status": operate.all_values,
     "status-run": operate.run_values,
     "status-claim": operate.statement_values,
+    "fleet": fleet._fleet_json,
+    "device-ledger": device.ledger_values,
+    "device-population": device.population_values,
+    "device-run": device.run_values,
+    "device-incident": device.incident_values,
     "account-spend": account._spend_json,
     "account-spend-sampled": account._sampled_json,
     "account-compare": account._losses,
