@@ -13,6 +13,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from types import TracebackType
 from typing import Protocol
 
 import numpy as np
@@ -112,3 +113,11 @@ def integers(values: NDArray[np.generic], name: str) -> NDArray[np.int32]:
 
 def _features(values: NDArray[np.generic]) -> Features:
     return integers(values, "features") if values.dtype.kind in "iu" else finite(values)
+
+
+def described(error: BaseException) -> str:
+    """What was raised and where, without its text: that may hold examples."""
+    place, last = "", error.__traceback__
+    while isinstance(last, TracebackType):
+        place, last = f" ({last.tb_frame.f_code.co_filename.replace(chr(92), '/').split('/')[-1]}:{last.tb_lineno})", last.tb_next
+    return f"{type(error).__name__}{place}"

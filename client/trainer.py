@@ -9,9 +9,8 @@ from itertools import islice
 import numpy as np
 from numpy.typing import NDArray
 
-from fedrho.client.examples import Batch, ExampleStore
+from fedrho.client.examples import Batch, ExampleStore, described
 from fedrho.client.participant import BadPlan, TrainingFailed
-from fedrho.client.stores.checked import described
 from fedrho.models.base import ModelSpec
 from fedrho.models.flat import FlatModel
 from fedrho.models.optimizers import LocalOptimizer, UnknownOptimizer

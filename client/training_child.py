@@ -96,8 +96,8 @@ def _train(
     trainer: LocalTrainer, plan: RoundPlan, weights: FloatVector, examples: Callable[[], ExampleStore], replies: BinaryIO
 ) -> None:
     """What is no ordinary exception, or has eaten all memory, ends the process, after it has said so."""
+    from fedrho.client.examples import described
     from fedrho.client.participant import TrainingFailed
-    from fedrho.client.stores.checked import described
 
     try:
         update = trainer.train(plan, weights, examples())

@@ -212,7 +212,8 @@ def _try(name: str, store: ExampleStore, spec: ModelSpec) -> None:
 
     What somebody's code says of an example may show it, so it is told where that was, and not what.
     """
-    from fedrho.client.stores.checked import DataFileError, described, trial_plan
+    from fedrho.client.examples import described
+    from fedrho.client.stores.checked import DataFileError, trial_plan
 
     try:
         next(iter(store.batches(trial_plan(spec))), None)

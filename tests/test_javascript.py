@@ -295,6 +295,7 @@ async def released(served: OneRun, step: int = 1) -> None:
 # -- rounds -----------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_round_of_two_devices_in_python_and_one_in_javascript(device: Device) -> None:
     """Both trainers keep weights in float32, and add up in different orders and widths. That is some 1e-7 of a weight after three
     passes, a tenth of a grid unit here; truncation makes it one whole unit where a coordinate lies beside an integer.

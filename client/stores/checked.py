@@ -6,7 +6,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import IO, Any, AnyStr, ClassVar
 
 import numpy as np
@@ -225,11 +224,3 @@ def reason(error: BaseException) -> str:
         return error.strerror
     first, *_ = str(error).splitlines() or [""]
     return first or type(error).__name__
-
-
-def described(error: BaseException) -> str:
-    """What was raised and where, without its text: that may hold examples."""
-    place, last = "", error.__traceback__
-    while isinstance(last, TracebackType):
-        place, last = f" ({last.tb_frame.f_code.co_filename.replace(chr(92), '/').split('/')[-1]}:{last.tb_lineno})", last.tb_next
-    return f"{type(error).__name__}{place}"

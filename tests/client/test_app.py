@@ -116,6 +116,7 @@ print(sorted(sys.modules.keys() & {"tensorflow", "keras"}))
 """
 
 
+@pytest.mark.slow
 def test_client_that_trains_does_not_load_tensorflow_itself(tmp_path: Path) -> None:
     engine = open_small_run(small_task(steps=1), now=time.monotonic())
 
@@ -133,6 +134,7 @@ def test_client_that_trains_does_not_load_tensorflow_itself(tmp_path: Path) -> N
     assert lines[-1] == "[]"
 
 
+@pytest.mark.slow
 def test_examples_that_kill_their_process_do_not_hurt_the_client(tmp_path: Path) -> None:
     """Two devices, one of them deadly: both are counted, and the run goes to its end."""
     engine = open_small_run(small_task(steps=2, goal=2), now=time.monotonic())
@@ -160,6 +162,7 @@ class Switch:
         return None if self.on else "it is off"
 
 
+@pytest.mark.slow
 def test_devices_wait_for_conditions_and_then_take_part_to_the_end(tmp_path: Path) -> None:
     engine, switch = open_small_run(small_task(steps=1), now=time.monotonic()), Switch()
     waited: list[str] = []
