@@ -94,11 +94,14 @@ async def read_population(server: Server, seconds: float) -> PopulationSpec:
 
 @contextmanager
 def recorded(histories: Path) -> Iterator[None]:
-    """A server that is refused before any device has visited it leaves a record in every history of the folder."""
+    """A server that is refused before any device has visited it leaves a record in every history of the folder.
+
+    Where there is none yet, in one that is called `first-contact` and belongs to no device.
+    """
     try:
         yield
     except BadSpec as refused:
-        for path in sorted(histories.glob("*.sqlite")):
+        for path in sorted(histories.glob("*.sqlite")) or [histories / "first-contact.sqlite"]:
             with suppress(HistoryError), closing(DeviceHistory(path)) as history:
                 history.note("refused", str(refused))
         raise

@@ -1,6 +1,6 @@
 """The two loops over an update that a server makes for every device, in C where it could be compiled, in numpy otherwise.
 
-Both give the same numbers; numpy makes more passes over memory and takes two to three times as long.
+Both give the same numbers; numpy makes more passes over memory and takes three times as long.
 """
 
 from __future__ import annotations

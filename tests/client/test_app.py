@@ -192,9 +192,10 @@ def test_devices_wait_for_conditions_and_then_take_part_to_the_end(tmp_path: Pat
     assert waited == ["device-0: switch: it is off"]
 
 
-def test_server_that_is_refused_before_any_visit_leaves_a_record_in_every_history(tmp_path: Path) -> None:
+@pytest.mark.parametrize("names", [["a", "b"], []])
+def test_server_that_is_refused_before_any_visit_leaves_a_record_in_every_history(names: list[str], tmp_path: Path) -> None:
     engine = open_small_run(small_task(), now=time.monotonic())
-    for name in ("a", "b"):
+    for name in names:
         DeviceHistory(tmp_path / f"{name}.sqlite").close()
 
     async def run() -> None:
@@ -203,5 +204,5 @@ def test_server_that_is_refused_before_any_visit_leaves_a_record_in_every_histor
 
     with pytest.raises(BadSpec, match="another population"), recorded(tmp_path):
         asyncio.run(run())
-    for name in ("a", "b"):
+    for name in names or ["first-contact"]:
         assert [incident.kind for incident in read_ledger(tmp_path / f"{name}.sqlite").incidents] == ["refused"]
