@@ -35,7 +35,8 @@ class Port:
     and `streams` for the calls of one connection, where an honest client lets one more wait and any other has it reset. The size
     of metadata binds only a client that has acknowledged the server's settings, for which it has `settings_seconds`; for all
     others it is 16 MiB, so `CapInterceptor` looks again. No argument of gRPC bounds what such a client makes the server hold: it
-    is `connections` times 16 MiB, or what the network brings within `settings_seconds`, whichever is less.
+    is `connections` times 16 MiB, or what the network brings within `settings_seconds`, whichever is less; three times that for a
+    moment.
     """
 
     message_bytes: int = CHUNK_BYTES + 64 * KIB

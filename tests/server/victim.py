@@ -18,10 +18,14 @@ from pathlib import Path
 
 import grpc
 
+from fedrho.server.allocator import Trimmer
 from fedrho.server.interceptors import Cap
 from fedrho.server.listen import ServerTls
 from fedrho.server.ports import DevicePort
 from tests.server.attacker import attacked_run, released_sum, served
+
+TRIMMED_ABOVE = 16 * 2**20
+"""Bytes of growth that are left where they are."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +86,7 @@ def credentials(tls: str) -> grpc.ServerCredentials | None:
 async def serve(tls: str, stall: float, port: DevicePort) -> None:
     run = attacked_run(goal=1024, now=time.monotonic())
     caps = {"UploadUpdate": Cap(60.0, 256, read_seconds=stall)}
+    Trimmer(seconds=0.5, growth=TRIMMED_ABOVE).start()  # as the product does, more often
     async with served(run, port, time.monotonic, caps, credentials(tls)) as address:
         print(json.dumps({"address": address, "run": run.run.hex()}), flush=True)
         await asyncio.to_thread(sys.stdin.read)
