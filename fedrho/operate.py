@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any
 
 import typer
 
@@ -422,5 +422,3 @@ def _read_token(path: Path) -> str:
 
 
 # -- registration ---------------------------------------------------------------------------------------------------------------
-
-COMMANDS: Final = (status, pause, resume, cancel, export)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import socket
@@ -257,6 +258,12 @@ def test_a_reader_that_has_left_is_told_nothing() -> None:
     done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, timeout=60)
     os.close(writing)
     assert (done.returncode, done.stderr) == (1, "")
+
+
+@pytest.mark.parametrize("name", [*cli.MENDABLE, *cli.FAILED])
+def test_every_error_that_is_known_by_name_is_one(name: str) -> None:
+    module, kind = name.rsplit(".", 1)
+    assert issubclass(getattr(importlib.import_module(f"fedrho.{module}"), kind), Exception)
 
 
 def test_completion_is_still_there() -> None:

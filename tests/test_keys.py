@@ -66,6 +66,7 @@ def reads(tls: ServerTls, client: ClientTls | None, seconds: float = 10.0) -> bo
     return asyncio.run(run())
 
 
+@pytest.mark.slow
 def test_a_whole_run_goes_over_tls(made: Path, tmp_path: Path) -> None:
     served = open_small_run(small_task(steps=1, goal=1), now=time.monotonic())
 

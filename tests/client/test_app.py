@@ -67,6 +67,7 @@ def test_server_that_does_not_answer_is_given_up_in_the_time_given(silent: bool,
     assert seconds - 0.05 <= time.monotonic() - before < seconds + 1.0
 
 
+@pytest.mark.slow
 def test_devices_take_part_until_the_run_has_ended(tmp_path: Path) -> None:
     engine = open_small_run(small_task(steps=2, goal=2), now=time.monotonic())
     seen: list[tuple[str, Result]] = []

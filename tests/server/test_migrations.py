@@ -142,6 +142,7 @@ def test_a_migration_that_fails_changes_nothing(old: Path) -> None:
         assert engine(store).progress.step == 66
 
 
+@pytest.mark.slow
 def test_a_migration_killed_before_any_of_its_operations_is_done_by_the_next(old: Path) -> None:
     """Opening alone, killed before each fsync, rename, statement and COMMIT; then the run goes on to the bit."""
     script = Path(__file__).parent / "kill_loop.py"

@@ -390,6 +390,7 @@ def answers(path: Path) -> bool:
         return path.exists() and probe.connect_ex(str(path)) == 0
 
 
+@pytest.mark.slow
 def test_a_shard_takes_no_place_that_is_another_s(tmp_path: Path) -> None:
     path, file = tmp_path / "s", tmp_path / "file"
     file.write_text("mine")

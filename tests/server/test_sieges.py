@@ -88,12 +88,14 @@ def test_huge_message_costs_no_memory(megabytes: int) -> None:
         holds(found, attack, megabytes=16)
 
 
-@pytest.mark.parametrize("megabytes", [24, pytest.param(256, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("megabytes", [24, 256])
 def test_four_gzip_bombs_at_once_are_refused_unread(megabytes: int) -> None:
     with victim() as found:
         holds(found, lambda found: bombs.throw(found.address, megabytes), megabytes=16)
 
 
+@pytest.mark.slow
 def test_mute_and_idle_connections_are_gone_after_their_time() -> None:
     def attack(found: Victim) -> None:
         mute = [connected(found.address) for _ in range(200)]
@@ -128,6 +130,7 @@ def test_thousands_of_reset_calls_delay_nobody(number: int) -> None:
         holds(found, attack, megabytes=40)
 
 
+@pytest.mark.slow
 def test_metadata_before_the_settings_are_acknowledged_is_let_go() -> None:
     """What is on its way is up to three times the headers. Kept, it would be 260 MiB; a third of that stays in the allocator."""
     connections, size = 24, 8
