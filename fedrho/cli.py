@@ -81,7 +81,7 @@ def _expected(error: Exception) -> tuple[int, str]:
 
 MENDABLE: Final = (
     "client.app.ServerUnreachable",
-    "client.history.HistoryError",
+    "client.history_file.HistoryError",
     "client.limits.LimitsError",
     "client.stores.checked.DataFileError",
     "console.BadInput",
@@ -90,7 +90,7 @@ MENDABLE: Final = (
     "server.listen.ExposedAddress",
     "server.listen.PortBusy",
     "server.release.StoreConflict",
-    "server.storage.store.StoreBusy",
+    "server.storage.leader.StoreBusy",
     "server.tasks.TaskFileError",
 )
 FAILED: Final = (

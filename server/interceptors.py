@@ -188,7 +188,7 @@ async def _end(context: Any, text: str) -> None:
         # The caller does not read, so an answer still waits in the way of the status: the call can only be dropped. Of the port's
         # calls it stays one until its connection ends, because grpc.aio has nothing that resets a call. Any other
         # error would be a line in the log, as often as a stranger likes.
-        raise grpc.aio.AbortError from None
+        raise asyncio.CancelledError from None
 
 
 async def _only(requests: AsyncIterator[Any], context: Any) -> Any:

@@ -196,7 +196,7 @@ def test_demo_in_a_place_that_is_no_folder(fedrho: Run, tmp_path: Path) -> None:
         ("join 127.0.0.1:1", ("--data: missing",)),
         ("join --qq", ("--qq: no such option", "fedrho join --help")),
         ("demo --step 3", ("--step: no such option", "did you mean", "--steps")),
-        ("nonsense", ("no such command 'nonsense'; allowed: serve, shard, join",)),
+        ("nonsense", ("no such command 'nonsense'; allowed: demo, serve, shard, join",)),
         ("account nonsense", ("no such command 'nonsense'; allowed: spend, calibrate",)),
         ("status one two", ("unexpected extra argument", "two")),
     ],
@@ -262,8 +262,10 @@ def test_a_reader_that_has_left_is_told_nothing() -> None:
 
 @pytest.mark.parametrize("name", [*cli.MENDABLE, *cli.FAILED])
 def test_every_error_that_is_known_by_name_is_one(name: str) -> None:
-    module, kind = name.rsplit(".", 1)
-    assert issubclass(getattr(importlib.import_module(f"fedrho.{module}"), kind), Exception)
+    module, kind = f"fedrho.{name}".rsplit(".", 1)
+    found = getattr(importlib.import_module(module), kind)
+    assert issubclass(found, Exception)
+    assert found.__module__ == module
 
 
 def test_completion_is_still_there() -> None:

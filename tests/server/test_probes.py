@@ -51,9 +51,9 @@ Attack = Callable[[Stranger, OneRun], Coroutine[Any, Any, None]]
 
 
 @pytest.fixture(autouse=True)
-def _nothing_is_logged(capfd: pytest.CaptureFixture[str]) -> Any:
+def _nothing_is_logged(capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> Any:
     yield
-    logged = "".join(capfd.readouterr())
+    logged = "".join([*capfd.readouterr(), caplog.text])
     for word in ("sEcReT", SECRET.hex(), "internal error", "Traceback"):
         assert word not in logged
 
