@@ -297,10 +297,12 @@ async def probed_before_and_after_its_start(tls: ServerTls | None, *options: str
     return before, after
 
 
+@pytest.mark.slow
 def test_the_probe_tells_a_server_from_a_port_that_is_only_bound() -> None:
     assert asyncio.run(probed_before_and_after_its_start(None)) == (1, 0)
 
 
+@pytest.mark.slow
 def test_the_probe_tells_them_apart_with_tls_and_without_a_certificate_of_its_own(tmp_path: Path) -> None:
     make_keys(tmp_path / "keys")
     tls = server_tls(tmp_path / "keys", require_device_certificate=True)

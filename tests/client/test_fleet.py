@@ -24,6 +24,8 @@ from tests.client.fleet import MODELS, SIZE, open_small_run, plan, small_task
 from tests.client.serving import dead_port, serving
 from tests.server.one_run import OneRun
 
+pytestmark = pytest.mark.slow
+
 DIGITS = drawn_digits(20)
 
 
@@ -71,7 +73,6 @@ def test_contribution_that_a_ledger_has_lost_is_found_out(tmp_path: Path) -> Non
     assert fleet.ledgers().lost == 1
 
 
-@pytest.mark.slow
 def test_devices_that_vanish_interrupt_and_are_slow_hold_nothing_up(tmp_path: Path) -> None:
     engine = open_small_run(small_task(steps=3, goal=10, overselect=2.0, max_times=3), now=time.monotonic())
     fleet = live(engine, 60, tmp_path, Habits(spread=0.5, drop_out=0.2, slow=0.3, link=20_000.0))

@@ -83,6 +83,7 @@ def forbids_cores(process: subprocess.Popen[bytes]) -> bool:
     return limit == ["0", "0"] and Path(f"/proc/{process.pid}/environ").stat().st_uid == 0
 
 
+@pytest.mark.slow
 @linux
 def test_a_shard_that_aborts_leaves_no_core(tmp_path: Path) -> None:
     with command(tmp_path, "shard", f"unix:{tmp_path}/s") as process:

@@ -21,6 +21,7 @@ def test_without_standby_a_store_that_is_led_is_an_error_at_once(tmp_path: Path)
         asyncio.run(_opened(serving(tmp_path / "store", standby=False), asyncio.Event()))
 
 
+@pytest.mark.slow
 def test_a_standby_takes_over_when_the_leader_is_gone(tmp_path: Path) -> None:
     async def stand_by() -> bool:
         leader = open_store(tmp_path / "store")
@@ -35,6 +36,7 @@ def test_a_standby_takes_over_when_the_leader_is_gone(tmp_path: Path) -> None:
     assert asyncio.run(stand_by())
 
 
+@pytest.mark.slow
 def test_a_standby_ends_when_it_is_told_to(tmp_path: Path) -> None:
     async def stand_by() -> None:
         stop = asyncio.Event()

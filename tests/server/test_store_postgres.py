@@ -133,6 +133,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
+@pytest.mark.slow
 def test_the_lease_of_a_killed_leader_runs_out(postgres_url: str, blobs: str, make_task: MakeTask) -> None:
     child = subprocess.run([sys.executable, "-c", LEAD, postgres_url, blobs], check=False, timeout=60)
     assert child.returncode == -signal.SIGKILL
