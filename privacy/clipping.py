@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
+from fedrho.privacy import kernels
 from fedrho.privacy.vectors import Clipped, Grid, Update, within
 
 SHRINK = 1.0 - 2.0**-30
@@ -29,14 +32,19 @@ def clip_with_count(update: Update, grid: Grid) -> Clipped:
     return _fit(update, norm, grid, behind=[1 if norm <= grid.clip_norm else -1])
 
 
+def units(grid: Grid) -> float:
+    """Grid units in one unit of the weights: what a device multiplies by, not divides by, so that every runtime does the same."""
+    return grid.radius / grid.clip_norm
+
+
 def _norm(update: Update) -> float:
-    return float(np.linalg.norm(update.vector.astype(np.float64)))
+    return math.sqrt(kernels.squared_length(update.vector))
 
 
 def _fit(update: Update, norm: float, grid: Grid, behind: list[int]) -> Clipped:
     """The update scaled and truncated, with the integers `behind` after it, such that all together fit the radius."""
     wide = update.vector.astype(np.float64)
-    factor = min(1.0, grid.clip_norm / norm) / grid.unit if norm > 0 else 0.0
+    factor = min(1.0, grid.clip_norm / norm) * units(grid) if norm > 0 else 0.0
     while True:
         vector = np.append(np.trunc(wide * factor), behind).astype(np.int32)
         if within(vector, grid):

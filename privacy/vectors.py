@@ -224,10 +224,10 @@ def merge(parts: Sequence[ClippedSum]) -> ClippedSum:
 
 def pack(part: ClippedSum) -> bytes:
     """A part for the private channel from a shard to its coordinator, and for nothing else: little-endian int64."""
-    return part._total.astype("<i8").tobytes()
+    return part._total.astype("<i8", copy=False).tobytes()
 
 
-def unpack(data: bytes | bytearray, size: int, grid: Grid) -> ClippedSum:
+def unpack(data: bytes | bytearray | memoryview, size: int, grid: Grid) -> ClippedSum:
     """What `pack` made of `size` coordinates; raises InvalidVector."""
     if len(data) != 8 * size:
         raise InvalidVector(f"{len(data)} bytes are no sum of {size} coordinates")

@@ -168,3 +168,16 @@ def test_it_was_compiled_where_there_is_a_compiler() -> None:
     assert importlib.util.find_spec("fedrho.privacy._compiled") is not None, (
         "install fedrho again: `uv sync --reinstall-package fedrho`"
     )
+
+
+@settings(deadline=None)
+@given(st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), max_size=70))
+def test_squared_length_adds_the_second_half_onto_the_first_until_one_is_left(values: list[float]) -> None:
+    vector = np.array(values, dtype=np.float32)
+    squares = [float(value) ** 2 for value in vector]
+    while len(squares) > 1:
+        half = (len(squares) + 1) // 2
+        squares = [sum(pair) for pair in zip(squares[: len(squares) - half], squares[half:], strict=True)] + squares[
+            len(squares) - half : half
+        ]
+    assert kernels.squared_length(vector) == (squares[0] if squares else 0.0)
