@@ -73,6 +73,8 @@ class Refusal(Enum):
 
 
 class SessionStatus(Enum):
+    __hash__ = object.__hash__  # every check-in counts by it; that of Enum runs Python
+
     ASSIGNED = 1
     RESERVED = 2
     COUNTED = 3

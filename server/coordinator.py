@@ -53,6 +53,14 @@ class Surroundings:
     shards: Sequence[ShardLink]
 
 
+@dataclass(frozen=True)
+class Measured:
+    """What a coordinator has measured of its devices so far; a server measures it anew after a start, a simulation goes on."""
+
+    drop_out: DropOut
+    pace: Pace
+
+
 class Coordinator:
     """One run of one task. Make one with `open_run`."""
 
@@ -65,6 +73,7 @@ class Coordinator:
         progress: Progress,
         past: dict[bytes, list[int]],
         now: float,
+        measured: Measured | None = None,
     ) -> None:
         file = task.file.round
         self.task = task
@@ -74,6 +83,8 @@ class Coordinator:
         self.drop_out = DropOut.of_task(file.overselect)
         population, seats = float(task.file.population), self.drop_out.seats(file.goal)
         self.pace = Pace(population, file.deadline_seconds / 2.0, seats, expected=population)
+        if measured is not None:
+            self.drop_out, self.pace = measured.drop_out, measured.pace
         self._around = around
         self._tag_key = tag_key
         self._past = past
@@ -108,6 +119,11 @@ class Coordinator:
 
     def offer(self, request_id: bytes, device_tag: bytes, now: float) -> Assignment | TryLater:
         """A seat in the open round, or when to come back; the same answer for the same request."""
+        answer = self.seat(request_id, device_tag, now)
+        return answer if isinstance(answer, TryLater) else self._assignment(answer, now)
+
+    def seat(self, request_id: bytes, device_tag: bytes, now: float) -> bytes | TryLater:
+        """`offer` without what a device needs in order to use its seat: the session alone."""
         self.tick(now)
         reason = self._closed_because()
         if reason is not None:
@@ -126,7 +142,7 @@ class Coordinator:
             return self._later(LaterReason.NO_SEATS, now)
         session = self._around.new_id()
         self.round.admit(request_id, session, shard, tag, now)
-        return self._assignment(session, now)
+        return session
 
     def artifact(self, sha256: bytes) -> bytes | None:
         """The weights of the latest release as little-endian float32, if that is what was asked for."""
@@ -234,6 +250,7 @@ class Coordinator:
             training_seconds=(file.training_seconds or file.deadline_seconds / 2.0) * factor,
             opened_at=now,
         )
+        self._plan = self._plan_of(round_)
         self.shares = Shares(self._around.shards, self._order(round_), self._new_key)
         if not self.finished:
             self.shares.open()
@@ -261,25 +278,26 @@ class Coordinator:
             return LaterReason.PAUSED
         return None if self.round.phase is Phase.OPEN else LaterReason.RELEASING
 
-    def _again(self, session: bytes, tag: bytes, now: float) -> Assignment | TryLater:
+    def _again(self, session: bytes, tag: bytes, now: float) -> bytes | TryLater:
         """The answer to a request that got this session. One that is gone gets no new ticket: its device may sit anew by now."""
         seat = self.round.sessions[session]
         if seat.tag != tag:
             return self._later(LaterReason.NOT_ALLOWED, now)
-        return self._later(LaterReason.NO_SEATS, now) if seat.status in GONE else self._assignment(session, now)
+        return self._later(LaterReason.NO_SEATS, now) if seat.status in GONE else session
 
     def _assignment(self, session: bytes, now: float) -> Assignment | TryLater:
         way_in = self.shares.way_in(self.round.sessions[session].shard, session)
         if way_in is None:
             return self._later(LaterReason.NO_SEATS, now)
-        return Assignment(session, self._plan(), self.round.deadline - now, *way_in)
+        return Assignment(session, self._plan, self.round.deadline - now, *way_in)
 
-    def _plan(self) -> RoundPlan:
+    def _plan_of(self, round_: Round) -> RoundPlan:
+        """What all devices of an attempt are told."""
         grid, local = self.task.mechanism.grid, self.task.file.local
         return RoundPlan(
             run=self.run,
-            step=self.round.step,
-            attempt=self.round.attempt,
+            step=round_.step,
+            attempt=round_.attempt,
             model=self.task.file.model,
             checkpoint_sha256=self.checkpoint_sha256,
             size=self.size,
@@ -322,8 +340,16 @@ class Coordinator:
         return self.pace.window(self.round.began_at + self.pace.step_seconds - now)
 
 
-def open_run(task: Task, around: Surroundings, initial_weights: Callable[[], FloatVector], now: float) -> Coordinator:
+def open_run(
+    task: Task,
+    around: Surroundings,
+    initial_weights: Callable[[], FloatVector],
+    now: float,
+    measured: Measured | None = None,
+) -> Coordinator:
     """Continues the task's run that the store holds, at the step it had reached; or starts one.
+
+    `measured` is what the run's coordinator had measured before, where somebody kept it.
 
     Raises StoreConflict or NoiseMismatch when the stored run must not be continued.
     """
@@ -334,7 +360,7 @@ def open_run(task: Task, around: Surroundings, initial_weights: Callable[[], Flo
     past: dict[bytes, list[int]] = {}
     for tag, step in stored.participations:
         past.setdefault(tag, []).append(step)
-    return Coordinator(task, around, stored.run, stored.tag_key, restore(task, stored), past, now)
+    return Coordinator(task, around, stored.run, stored.tag_key, restore(task, stored), past, now, measured)
 
 
 def _start(task: Task, around: Surroundings, initial: FloatVector, now: float) -> bytes:

@@ -80,6 +80,7 @@ class Round:
     requests: dict[bytes, bytes] = field(default_factory=dict)
     _seated: dict[bytes, Seat] = field(default_factory=dict)
     _held: Counter[int] = field(default_factory=Counter)
+    _taken: int = 0
     _number: Counter[SessionStatus] = field(default_factory=Counter)
     _waiting: deque[Seat] = field(default_factory=deque)
 
@@ -89,7 +90,7 @@ class Round:
         return self.deadline - self.deadline_seconds if self.sessions else self.opened_at
 
     def seats_left(self) -> int:
-        return self.seats - sum(self._held.values())
+        return self.seats - self._taken
 
     def held_by(self, shard: int) -> int:
         """Seats of devices that were sent to a shard."""
@@ -108,6 +109,7 @@ class Round:
         self.requests[request_id] = session
         self._number[seat.status] += 1
         self._held[shard] += 1
+        self._taken += 1
         self._waiting.append(seat)
         if tag:
             self._seated[tag] = seat
@@ -178,3 +180,4 @@ class Round:
         if seat.held:
             seat.held = False
             self._held[seat.shard] -= 1
+            self._taken -= 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import tomllib
+import typing
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -285,14 +286,15 @@ def parse_task(text: str, source: str, folder: Path | None = None) -> Task:
     except (ValueError, RecursionError) as error:
         raise TaskFileError(f"{source}: not valid TOML: {shortened(str(error))}") from error
     try:
-        return build_task(TaskFile.model_validate(_with_saved_model(values, folder)))
+        return build_task(TaskFile.model_validate(with_saved_model(values, folder)))
     except ValidationError as error:
-        raise TaskFileError(f"{source}: {_explain(error)}") from error
+        raise TaskFileError(f"{source}: {explain(error)}") from error
     except TaskError as error:
         raise TaskFileError(f"{source}: {error}") from error
 
 
-def _with_saved_model(values: dict[str, Any], folder: Path | None) -> dict[str, Any]:
+def with_saved_model(values: dict[str, Any], folder: Path | None) -> dict[str, Any]:
+    """A task's values with a saved model's name instead of its file in `folder`; raises TaskError."""
     model = values.get("model")
     if folder is None or not isinstance(model, str) or not model.endswith(SUFFIX):
         return values
@@ -313,14 +315,14 @@ def load_task(path: Path) -> Task:
     return parse_task(text, str(path), path.parent)
 
 
-def _explain(error: ValidationError) -> str:
-    """The first of pydantic's findings in our words, and how many more there are."""
+def explain(error: ValidationError, file: type[Section] = TaskFile, what: str = "task") -> str:
+    """The first of pydantic's findings about a `file` in our words, and how many more there are."""
     first, *more = sorted(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
     key = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
-        message = _unknown_key(first["loc"])
+        message = _unknown_key(first["loc"], file)
     elif first["type"] == "missing":
-        message = "missing; every task needs it"
+        message = f"missing; every {what} needs it"
     elif first["type"] in ("model_type", "dict_type"):
         message = f"must be a section, [{key}], not {shortened(repr(first['input']))}"
     else:
@@ -334,11 +336,18 @@ def shortened(text: str, most: int = 80) -> str:
     return printable if len(text) <= most else f"{printable[:most]}..."
 
 
-def _unknown_key(location: tuple[int | str, ...]) -> str:
-    section: Any = TaskFile
+def _unknown_key(location: tuple[int | str, ...], file: type[Section]) -> str:
+    section: Any = file
     for part in location[:-1]:
-        section = section.model_fields[part].annotation
+        section = _section_of(section.model_fields[part].annotation)
     allowed = list(section.model_fields)
     close = difflib.get_close_matches(str(location[-1]), allowed, n=1)
     hint = f"did you mean {close[0]!r}? " if close else ""
     return f"unknown key; {hint}allowed: {', '.join(allowed)}"
+
+
+def _section_of(annotation: Any) -> Any:
+    """The section of a key that may be left out, too: `Section | None`."""
+    return next(
+        (part for part in typing.get_args(annotation) if isinstance(part, type) and issubclass(part, Section)), annotation
+    )

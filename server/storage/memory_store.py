@@ -29,6 +29,14 @@ class MemoryStore:
         self._budget: Rho | None = None
         self._changing = Lock()
 
+    @staticmethod
+    def holding(task: Task, stored: Stored) -> MemoryStore:
+        """A store with one run, as another store had it; for a simulation that goes on."""
+        store = MemoryStore()
+        state = RunState.FINISHED if stored.charge.step == task.file.steps else RunState.ACTIVE
+        store._runs[stored.run] = _Run(task.file, state, stored, 0.0, 0.0)
+        return store
+
     def runs(self) -> tuple[RunRecord, ...]:
         with self._changing:
             return tuple(_record(run) for run in self._runs.values())

@@ -46,6 +46,7 @@ def content(kept: Sequence[KeptVector]) -> list[tuple[str, bytes]]:
     return [(one.name, one.vector.tobytes()) for one in kept]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lines", CASES.values(), ids=CASES.keys())
 def test_a_run_goes_on_where_it_was(lines: str, tmp_path: Path, make_engine: MakeEngine) -> None:
     """Stopped and opened again at four steps, the noise so far is the same to the bit: the next step's prefix builds on it."""
@@ -62,6 +63,7 @@ def test_a_run_goes_on_where_it_was(lines: str, tmp_path: Path, make_engine: Mak
         ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lines", CASES.values(), ids=CASES.keys())
 def test_a_run_of_any_mechanism_can_be_checked(lines: str, tmp_path: Path, make_engine: MakeEngine) -> None:
     with open_store(tmp_path) as store:

@@ -51,7 +51,7 @@ EXAMPLE = Path(__file__).parents[2] / "examples" / "digits.toml"
         ("delta = 1e-5", "delta = 1", "privacy.delta: input should be less than 1"),
         ("max_times = 10", "max_times = 7", "participation.max_times: 40 devices at 7 times each cannot give 30 steps"),
         ("min_separation = 2", "min_separation = 5", "participation.min_separation: 5 steps of 10 different devices"),
-        ('model = "digits-logistic"', 'model = "resnet"', "model: unknown model 'resnet'; known models: digits-logistic,"),
+        ('model = "digits-logistic"', 'model = "resnet"', "model: unknown model 'resnet'; known models: adult-logistic,"),
         ('algorithm = "dp-ftrl"', 'algorithm = "fedavg"', "algorithm: unknown algorithm 'fedavg'; allowed: dp-fedavg, dp-ftrl"),
         ('name = "digits"', 'name = "My Task"', "name: string should match pattern"),
         ("clip_norm = 0.5", "clip_norm = 0", "privacy.clip_norm: input should be greater than 0"),
