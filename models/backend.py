@@ -26,4 +26,27 @@ with _native_stderr_silenced():
     import keras
     import tensorflow as tf
 
-__all__ = ["keras", "tf"]
+__all__ = ["SeveralThreads", "keras", "one_thread", "tf"]
+
+THREADS = ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS")
+"""What TensorFlow reads as it begins, where nothing was set otherwise."""
+
+
+class SeveralThreads(RuntimeError):
+    """TensorFlow has begun to compute in this process, and not on one thread."""
+
+
+def one_thread() -> None:
+    """All that TensorFlow computes in this process is computed on one thread: its bits then do not depend on the machine's cores.
+
+    Raises SeveralThreads where it is too late for that.
+    """
+    threading = tf.config.threading
+    if (threading.get_intra_op_parallelism_threads(), threading.get_inter_op_parallelism_threads()) == (1, 1):
+        return
+    try:
+        threading.set_intra_op_parallelism_threads(1)
+        threading.set_inter_op_parallelism_threads(1)
+    except RuntimeError as error:
+        if any(os.environ.get(name) != "1" for name in THREADS):
+            raise SeveralThreads("TensorFlow has begun in this process with more than one thread") from error

@@ -43,27 +43,29 @@ class FlatModel:
         self.spec = spec
         self.keras_model = spec.build()
         _check(spec, self.keras_model)
-        self._variables = [variable.value for variable in self.keras_model.trainable_variables]
+        self.variables: list[tf.Variable] = [_inner(variable) for variable in self.keras_model.trainable_variables]
         self.layout = _layout(self.keras_model)
         self.size = sum(segment.size for segment in self.layout)
-        self._loss = keras.losses.SparseCategoricalCrossentropy(from_logits=spec.outputs is Outputs.LOGITS)
-        self._features = tf.TensorSpec((None, *spec.input_shape), tf.as_dtype(spec.input_dtype))
-        self._labels = tf.TensorSpec((None,), tf.int32)
+        self.cross_entropy = keras.losses.SparseCategoricalCrossentropy(from_logits=spec.outputs is Outputs.LOGITS)
+        self.batch_of = [
+            tf.TensorSpec((None, *spec.input_shape), tf.as_dtype(spec.input_dtype), "features"),
+            tf.TensorSpec((None,), tf.int32, "labels"),
+        ]
         # Without autograph, which writes source files: training must leave nothing on the disk.
         self._step = tf.function(
-            self._sgd_step, input_signature=[self._features, self._labels, tf.TensorSpec((), tf.float32)], autograph=False
+            self._sgd_step, input_signature=[*self.batch_of, tf.TensorSpec((), tf.float32, "learning_rate")], autograph=False
         )
-        self._outputs = tf.function(self.keras_model, input_signature=[self._features], autograph=False)
-        self._kept: dict[tuple[str, float], _KerasSteps] = {}
+        self._outputs = tf.function(self.keras_model, input_signature=self.batch_of[:1], autograph=False)
+        self._kept: dict[tuple[str, float], KerasSteps] = {}
 
     def weights(self) -> FloatVector:
-        return np.concatenate([variable.numpy().reshape(-1) for variable in self._variables]).astype(np.float32)
+        return np.concatenate([variable.numpy().reshape(-1) for variable in self.variables]).astype(np.float32)
 
     def assign(self, weights: FloatVector) -> None:
         """Raises ValueError when the vector has another length."""
         if weights.shape != (self.size,):
             raise ValueError(f"model {self.spec.name!r} has {self.size} weights, not {weights.shape}")
-        for variable, segment in zip(self._variables, self.layout, strict=True):
+        for variable, segment in zip(self.variables, self.layout, strict=True):
             variable.assign(weights[segment.offset : segment.offset + segment.size].reshape(segment.shape))
 
     def sgd_step(self, features: Inputs, labels: NDArray[np.int32], learning_rate: float) -> None:
@@ -76,7 +78,7 @@ class FlatModel:
             return lambda features, labels: self.sgd_step(features, labels, optimizer.learning_rate)
         key = (optimizer.name, optimizer.momentum)
         if key not in self._kept:
-            self._kept[key] = _KerasSteps(self, optimizer)
+            self._kept[key] = KerasSteps(self, optimizer)
         return self._kept[key].anew(optimizer.learning_rate)
 
     def accuracy(self, features: Inputs, labels: NDArray[np.int32]) -> float:
@@ -86,44 +88,50 @@ class FlatModel:
 
     def gradients(self, features: tf.Tensor, labels: tf.Tensor) -> list[tf.Tensor]:
         """Of the mean cross-entropy of a batch, and of what the layers add to it; one for each variable."""
+        return self.loss_and_gradients(features, labels)[1]
+
+    def loss_and_gradients(self, features: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
         with tf.GradientTape() as tape:
-            loss = self._loss(labels, self.keras_model(features, training=True))
+            loss = self.cross_entropy(labels, self.keras_model(features, training=True))
             if self.keras_model.losses:
                 loss += tf.add_n(self.keras_model.losses)
-        return list(tape.gradient(loss, self._variables, unconnected_gradients=tf.UnconnectedGradients.ZERO))
+        return loss, list(tape.gradient(loss, self.variables, unconnected_gradients=tf.UnconnectedGradients.ZERO))
 
     def traced(self, step: Callable[[tf.Tensor, tf.Tensor], None]) -> Callable[[tf.Tensor, tf.Tensor], None]:
         """`step` as one TensorFlow function of a batch."""
-        made: Callable[[tf.Tensor, tf.Tensor], None] = tf.function(
-            step, input_signature=[self._features, self._labels], autograph=False
-        )
+        made: Callable[[tf.Tensor, tf.Tensor], None] = tf.function(step, input_signature=self.batch_of, autograph=False)
         return made
 
     def _sgd_step(self, features: tf.Tensor, labels: tf.Tensor, learning_rate: tf.Tensor) -> None:
-        for variable, gradient in zip(self._variables, self.gradients(features, labels), strict=True):
+        for variable, gradient in zip(self.variables, self.gradients(features, labels), strict=True):
             variable.assign_sub(learning_rate * gradient)
 
 
-class _KerasSteps:
+class KerasSteps:
     """A Keras optimizer of one model, put back to its beginning for every training."""
 
-    def __init__(self, model: FlatModel, wanted: LocalOptimizer) -> None:
+    def __init__(self, model: FlatModel, wanted: LocalOptimizer, learning_rate: float = 1.0) -> None:
         momentum = {"momentum": wanted.momentum} if wanted.momentum else {}
-        self._optimizer = keras.optimizers.get({"class_name": wanted.name, "config": {"learning_rate": 1.0, **momentum}})
-        variables = model.keras_model.trainable_variables
-        self._optimizer.build(variables)
+        config = {"learning_rate": learning_rate, **momentum}
+        self._optimizer = keras.optimizers.get({"class_name": wanted.name, "config": config})
+        self._trained = model.keras_model.trainable_variables
+        self._optimizer.build(self._trained)
         self._beginning = [state.numpy() for state in self._state()]
-
-        def step(features: tf.Tensor, labels: tf.Tensor) -> None:
-            self._optimizer.apply_gradients(zip(model.gradients(features, labels), variables, strict=True))
-
-        self._step = model.traced(step)
+        self._step = model.traced(lambda features, labels: self.apply(model.gradients(features, labels)))
 
     def anew(self, learning_rate: float) -> LocalStep:
-        for state, value in zip(self._state(), self._beginning, strict=True):
-            state.assign(value)
+        self.begin()
         self._optimizer.learning_rate = learning_rate
         return lambda features, labels: self._step(tf.constant(features), tf.constant(labels))
+
+    def begin(self) -> None:
+        """Puts the optimizer back to its beginning."""
+        for state, value in zip(self._state(), self._beginning, strict=True):
+            state.assign(value)
+
+    def apply(self, gradients: list[tf.Tensor]) -> None:
+        """One step."""
+        self._optimizer.apply_gradients(zip(gradients, self._trained, strict=True))
 
     def _state(self) -> list[tf.Variable]:
         variables = self._optimizer.variables
@@ -132,8 +140,8 @@ class _KerasSteps:
 
 def _check(spec: ModelSpec, model: keras.Model) -> None:
     """Raises UnknownModel for what could not be trained, clipped and averaged as one float32 vector."""
-    for layer in _innermost(model):
-        kept = [variable.path for variable in layer.non_trainable_variables]
+    for layer in innermost(model):
+        kept = [_path(variable) for variable in layer.non_trainable_variables]
         if kept:
             raise UnknownModel(f"model {spec.name!r} has non-trainable weights, {kept[0]!r}: {_why(layer)}")
     if model.non_trainable_variables:
@@ -142,7 +150,7 @@ def _check(spec: ModelSpec, model: keras.Model) -> None:
         raise UnknownModel(f"model {spec.name!r} has no weights to train")
     for variable in model.trainable_variables:
         if tf.as_dtype(variable.dtype) != tf.float32:
-            raise UnknownModel(f"model {spec.name!r} has {variable.dtype} weights, {variable.path!r}; allowed: float32")
+            raise UnknownModel(f"model {spec.name!r} has {variable.dtype} weights, {_path(variable)!r}; allowed: float32")
     shape = tuple(model.output_shape)
     if shape != (None, spec.classes) or tuple(model.input_shape) != (None, *spec.input_shape):
         raise UnknownModel(
@@ -150,14 +158,15 @@ def _check(spec: ModelSpec, model: keras.Model) -> None:
         )
 
 
-def _innermost(model: keras.Model) -> list[keras.Layer]:
+def innermost(model: keras.Model) -> list[keras.Layer]:
+    """Its layers, and those of the models in it, without these models themselves."""
     return [layer for layer in model._flatten_layers(include_self=False) if not getattr(layer, "layers", None)]
 
 
 def _why(layer: keras.Layer) -> str:
     if "Normalization" in type(layer).__name__ and getattr(layer, "trainable", False):
         return "statistics of the examples, which would be neither clipped nor averaged; take GroupNormalization instead"
-    if any("seed" in variable.path for variable in layer.non_trainable_variables):
+    if any("seed" in _path(variable) for variable in layer.non_trainable_variables):
         return "the state of random numbers, which would pass from one training to the next; leave dropout and noise out"
     return "frozen weights, which are neither trained nor averaged; make them trainable, or leave them out of the model"
 
@@ -166,5 +175,14 @@ def _layout(model: keras.Model) -> tuple[Segment, ...]:
     segments: list[Segment] = []
     for variable in model.trainable_variables:
         offset = segments[-1].offset + segments[-1].size if segments else 0
-        segments.append(Segment(variable.path, tuple(variable.shape), offset))
+        segments.append(Segment(_path(variable), tuple(variable.shape), offset))
     return tuple(segments)
+
+
+def _inner(variable: keras.Variable | tf.Variable) -> tf.Variable:
+    """TensorFlow's own variable; in Keras 2 there is no other."""
+    return variable if isinstance(variable, tf.Variable) else variable.value
+
+
+def _path(variable: keras.Variable | tf.Variable) -> str:
+    return str(getattr(variable, "path", variable.name))

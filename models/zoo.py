@@ -3,12 +3,12 @@
 Importing this registers the first; it is the one place that lists the families.
 """
 
-from fedrho.models import base, digits
+from fedrho.models import base, digits, images, tables, windows
 from fedrho.models.base import ModelSpec, UnknownModel, registered
 from fedrho.models.plugins import load_plugin, plugin_names
 from fedrho.models.saved import is_saved
 
-__all__ = ["ModelSpec", "UnknownModel", "digits", "lookup", "names"]
+__all__ = ["ModelSpec", "UnknownModel", "digits", "images", "lookup", "names", "tables", "windows"]
 
 
 def names() -> tuple[str, ...]:
