@@ -1,0 +1,180 @@
+"""The commands about data sets for simulations: `fedrho data list`, `show` and `fetch`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+from rich.table import Table
+
+from fedrho import console
+
+if TYPE_CHECKING:
+    from fedrho.simulations.data.cache import Cache
+    from fedrho.simulations.data.download import RemoteFile
+    from fedrho.simulations.data.entry import Entry
+
+app = typer.Typer(help="Data sets for simulations: what there is, under which licence, and where it lies.", no_args_is_help=True)
+
+Name = Annotated[str, typer.Argument(metavar="NAME", help="A data set, as `fedrho data list` names it.")]
+Json = Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")]
+
+
+@app.command("list")
+def list_all(json: Json = False) -> None:
+    """List every data set: what a device is, how many there are, the licence, and whether its files are here.
+
+    Example: fedrho data list
+    """
+    from fedrho.simulations.data.cache import Cache
+    from fedrho.simulations.data.catalogue import ENTRIES
+
+    cache = Cache()
+    if json:
+        console.print_json({"folder": str(cache.folder), "data_sets": [entry_values(one, cache) for one in ENTRIES.values()]})
+        return
+    table = Table(title=f"data sets, in {cache.folder}", title_justify="left")
+    for heading in ("name", "a device is", "devices", "licence", "files"):
+        table.add_column(heading, overflow="fold")
+    for one in ENTRIES.values():
+        table.add_row(one.name, one.device, one.devices, one.licence.name, _said(one, cache))
+    console.out.print(table)
+
+
+@app.command()
+def show(name: Name, json: Json = False) -> None:
+    """Show a data set: whose data it is, its licence, its files with their checksums, the models that fit, and its options.
+
+    Example: fedrho data show mnist
+    """
+    from fedrho.simulations.data.cache import Cache
+    from fedrho.simulations.data.catalogue import entry
+
+    cache, found = Cache(), entry(name)
+    if json:
+        console.print_json(entry_values(found, cache))
+        return
+    about, options = (
+        Table(title=f"{name}: {found.summary}", show_header=False, title_justify="left"),
+        Table("option", "default", "allowed", "meaning"),
+    )
+    for key, value in _rows(found, cache):
+        about.add_row(key, value)
+    for option in found.options:
+        options.add_row(option.name, option.default, option.allowed, option.meaning)
+    console.out.print(about)
+    console.out.print(options)
+
+
+@app.command()
+def fetch(name: Name, json: Json = False) -> None:
+    """Fetch the files of a data set and check them, so that a simulation needs no network. What is here is checked alone.
+
+    Example: fedrho data fetch mnist
+    """
+    from fedrho.simulations.data.cache import Cache
+    from fedrho.simulations.data.catalogue import entry
+
+    found = entry(name)
+    with Downloads() as downloads:
+        cache = Cache(progress=downloads.show)
+        paths = [cache.path(file) for file in found.files]
+    if json:
+        console.print_json(entry_values(found, cache))
+        return
+    for path in paths:
+        console.out.print(f"{path}: as it should be", highlight=False, soft_wrap=True)
+    if not paths:
+        console.out.print(f"{name} needs no files", highlight=False)
+    console.out.print(f"licence: {found.licence.name}; {found.licence.attribution}", highlight=False, soft_wrap=True)
+
+
+def entry_values(entry: Entry, cache: Cache) -> dict[str, object]:
+    return {
+        "name": entry.name,
+        "summary": entry.summary,
+        "device": entry.device,
+        "devices": entry.devices,
+        "examples": entry.examples,
+        "held_out": entry.held_out,
+        "licence": entry.licence.name,
+        "attribution": entry.licence.attribution,
+        "source": entry.licence.source,
+        "models": list(entry.models),
+        "files": [file_values(file, cache) for file in entry.files],
+        "options": [option_values(option.name, option.default, option.allowed, option.meaning) for option in entry.options],
+    }
+
+
+def file_values(file: RemoteFile, cache: Cache) -> dict[str, object]:
+    path = cache.folder / file.name
+    return {
+        "path": str(path),
+        "here": path.is_file(),
+        "bytes": file.size or None,
+        "sha256": file.sha256,
+        "urls": list(file.urls),
+    }
+
+
+def option_values(name: str, default: str, allowed: str, meaning: str) -> dict[str, object]:
+    return {"name": name, "default": default, "allowed": allowed, "meaning": meaning}
+
+
+def _said(entry: Entry, cache: Cache) -> str:
+    if not entry.files:
+        return "none needed"
+    there = sum((cache.folder / file.name).is_file() for file in entry.files)
+    return "here" if there == len(entry.files) else f"{there} of {len(entry.files)} here; {_size(entry)}"
+
+
+def _size(entry: Entry) -> str:
+    sizes = [file.size for file in entry.files]
+    return f"{sum(sizes) / 2**20:.1f} MiB" if all(sizes) else "size unknown"
+
+
+def _rows(entry: Entry, cache: Cache) -> list[tuple[str, str]]:
+    return [
+        ("a device is", entry.device),
+        ("devices", entry.devices),
+        ("examples", entry.examples),
+        ("held out", entry.held_out),
+        ("licence", entry.licence.name),
+        ("to be named", entry.licence.attribution),
+        ("source", entry.licence.source),
+        ("models", ", ".join(entry.models)),
+        *(
+            (f"file {'(here)' if (cache.folder / file.name).is_file() else '(to be fetched)'}", _file(file))
+            for file in entry.files
+        ),
+    ]
+
+
+def _file(file: RemoteFile) -> str:
+    checksum = f"sha256 {file.sha256}" if file.sha256 else "its authors publish no checksum"
+    return "\n".join((file.name, checksum, *file.urls))
+
+
+class Downloads:
+    """A bar for each file with rate and time left on a terminal, a line for each in a pipe; on standard error."""
+
+    def __init__(self) -> None:
+        columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+        self._bars = Progress(*columns, console=console.err, disable=not console.err.is_terminal)
+        self._tasks: dict[str, TaskID] = {}
+
+    def __enter__(self) -> Downloads:
+        self._bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bars.stop()
+
+    def show(self, name: str, done: int, total: int) -> None:
+        if name not in self._tasks:
+            self._tasks[name] = self._bars.add_task(name, total=total or None)
+            if not console.err.is_terminal:
+                size = f"{total / 2**20:.1f} MiB" if total else "of unknown size"
+                console.err.print(f"fetching {name}, {size}", highlight=False, markup=False, soft_wrap=True)
+        self._bars.update(self._tasks[name], completed=done, total=total or None)

@@ -1,0 +1,1 @@
+"""Federated data sets: who holds which examples."""
