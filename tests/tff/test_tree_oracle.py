@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import os
-import signal
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from fedrho.privacy.clipping import clip
 from fedrho.privacy.noise import NoiseSource
 from fedrho.privacy.participation import Participation
 from fedrho.privacy.tree import BinaryTree
 from fedrho.privacy.tree_sensitivity import Tree, forest_sensitivity, tree_sensitivity
-from fedrho.privacy.vectors import ClippedSum, Grid
+from fedrho.privacy.vectors import ClippedSum, Grid, Update
 from tests.privacy.dense import SeededNoise
 
 pytestmark = pytest.mark.tff
@@ -28,35 +25,8 @@ ROUNDING = 0.01
 
 
 @pytest.fixture(scope="module")
-def tf() -> Any:
-    return pytest.importorskip("tensorflow")
-
-
-@pytest.fixture(scope="module")
 def tree_aggregation(tf: Any) -> Any:
     return pytest.importorskip("tensorflow_privacy.privacy.dp_query.tree_aggregation")
-
-
-@pytest.fixture(scope="module")
-def tff() -> Iterator[Any]:
-    """TFF; its worker_binary outlives the process that started it and holds stdout open, so it is ended here."""
-    yield pytest.importorskip("tensorflow_federated")
-    for pid in children("worker_binary"):
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
-
-
-def children(name: str) -> list[int]:
-    found = []
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            before, _, after = path.read_text().rpartition(")")
-        except OSError:  # gone in the meantime
-            continue
-        pid, command = before.split(" (", 1)
-        if command == name and int(after.split()[1]) == os.getpid():
-            found.append(int(pid))
-    return found
 
 
 def our_stream(totals: NDArray[np.int64], source: NoiseSource, tree: BinaryTree = TREE) -> NDArray[np.int64]:
@@ -73,14 +43,14 @@ def totals_of(steps: int, size: int) -> NDArray[np.int64]:
 
 def given_noise(tf: Any, tree_aggregation: Any, vectors: NDArray[np.int64]) -> Any:
     """A generator of theirs whose state is the number of the next row of `vectors`; rows beyond the last one are zero."""
-    table = tf.constant(np.vstack([vectors, np.zeros((64, vectors.shape[1]))]), tf.float32)
+    table = np.vstack([vectors, np.zeros((64, vectors.shape[1]))]).astype(np.float32)
 
     class GivenNoise(tree_aggregation.ValueGenerator):  # type: ignore[misc]
         def initialize(self) -> Any:
             return tf.constant(0)
 
         def next(self, state: Any) -> tuple[Any, Any]:
-            return table[state], state + 1
+            return tf.gather(table, state), state + 1
 
     return GivenNoise()
 
@@ -211,3 +181,28 @@ def test_prefix_noise_of_a_tff_run_has_our_variance(tf: Any, tff: Any) -> None:
     ours = our_stream(np.zeros((steps, size), np.int64), SeededNoise("tff"), tree) * tree.grid.unit
     ratios = np.cumsum(theirs, axis=0).var(axis=1) / np.cumsum(ours, axis=0).var(axis=1)
     np.testing.assert_allclose(ratios, 1.0, rtol=0, atol=6 * np.sqrt(4 / size))
+
+
+def test_with_equal_node_noise_every_release_of_a_tff_run_is_ours(tf: Any, tff: Any, tree_aggregation: Any) -> None:
+    """The clients' updates go through the runtime of TFF; two of them, of which one has to be clipped."""
+    queries = pytest.importorskip("tensorflow_privacy.privacy.dp_query.tree_aggregation_query")
+    steps, source = 12, SeededNoise("run")
+    sent = np.random.Generator(np.random.PCG64(4)).integers(-300, 300, (steps, 2, SIZE)).astype(np.float32)
+    sent[:, 0] *= 10
+    clipped = [[clip(Update(update * np.float32(TREE.grid.unit)), TREE.grid).vector for update in pair] for pair in sent]
+    ours = our_stream(np.array(clipped, dtype=np.int64).sum(axis=1), source)
+
+    query = queries.TreeResidualSumQuery(
+        record_specs=tf.TensorSpec([SIZE]),
+        noise_generator=given_noise(tf, tree_aggregation, node_noise(source, SIZE, TREE.stddev)),
+        clip_fn=lambda record, norm: tf.clip_by_global_norm(record, norm)[0],
+        clip_value=float(TREE.grid.radius),
+    )
+    process = tff.aggregators.DifferentiallyPrivateFactory(query).create(tff.types.to_type((np.float32, [SIZE])))
+    state, theirs = process.initialize(), []
+    for pair in sent:
+        output = process.next(state, list(pair))
+        state = output.state
+        theirs.append(np.asarray(output.result))
+    bound = rounding_bound(steps) + 2  # each of the two is truncated onto the grid by less than a unit
+    assert np.all(np.abs(ours - np.array(theirs)) <= bound + np.vstack([[[0.0]], bound[:-1]]))

@@ -1,0 +1,1 @@
+"""Where local training runs: one file an engine."""
