@@ -1,0 +1,61 @@
+"""What a simulation may say about privacy: what a deployed run would claim, and that it protects nobody itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fedrho.privacy.sampling import SampledGaussian
+from fedrho.privacy.statement import Neighbours, PrivacyStatement, Unit, round_up
+
+PROTECTS_NOBODY = (
+    "this was a simulation: its noise grew from a published seed, and the real data were in its hands, so it protects nobody; "
+    "what follows is what a deployed run with these settings would claim"
+)
+
+
+@dataclass(frozen=True)
+class SampledStatement:
+    """DP-FedAvg over enforced Poisson samples: (epsilon, delta) as the PLD accountant finds it. There is no rho.
+
+    Guarantees: what `mechanism` released satisfies that for one device, if every assumption holds. Before the first release there
+    is no mechanism, and epsilon is 0.
+    """
+
+    mechanism: SampledGaussian | None
+    assumptions: tuple[str, ...]
+    unit: Unit = Unit.DEVICE
+    neighbours: Neighbours = Neighbours.ADD_OR_REMOVE
+
+    def epsilon(self, delta: float) -> float:
+        return 0.0 if self.mechanism is None else self.mechanism.epsilon(delta)
+
+    def rows(self, delta: float) -> list[tuple[str, str]]:
+        """The claim in words, as names and values; epsilon is rounded upward."""
+        return [
+            ("unit", f"one {self.unit.value}"),
+            ("neighbours", f"{self.neighbours.value}: {self.neighbours.meaning}"),
+            ("epsilon", f"{round_up(self.epsilon(delta))} at delta = {delta!r} (privacy loss distribution; Poisson sampling)"),
+        ]
+
+
+@dataclass(frozen=True)
+class SimulatedStatement:
+    """Not a `PrivacyStatement`, and nothing that adds statements takes it: `claim` holds for no run but a deployed one.
+
+    `broken` are assumptions of the claim that the study's own devices do not keep.
+    """
+
+    claim: PrivacyStatement | SampledStatement
+    broken: tuple[str, ...] = ()
+
+    @property
+    def assumptions(self) -> tuple[str, ...]:
+        """First of all that nobody was protected."""
+        return (PROTECTS_NOBODY, *self.broken, *self.claim.assumptions)
+
+    def epsilon_if_deployed(self, delta: float) -> float:
+        return self.claim.epsilon(delta)
+
+    def rows(self, delta: float) -> list[tuple[str, str]]:
+        """In words: every line of the claim says that it is one of a deployed run."""
+        return [("simulation", PROTECTS_NOBODY), *((f"{name}, if deployed", text) for name, text in self.claim.rows(delta))]

@@ -1,0 +1,94 @@
+"""A simulation of one run: virtual devices and virtual time around the server's own code, one release at a time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fedrho.privacy.vectors import FloatVector
+from fedrho.server.tasks import Task
+from fedrho.simulations.availability import AvailabilitySection
+from fedrho.simulations.claim import SimulatedStatement
+from fedrho.simulations.data.base import FederatedDataset
+from fedrho.simulations.engines.base import Engine
+from fedrho.simulations.poisson import SampledTask, Samples
+from fedrho.simulations.state import State, StepRecord
+from fedrho.simulations.virtual_rounds import Rounds, Rules
+
+ALWAYS_WILLING = AvailabilitySection()
+CORRELATED = (
+    "in this study who comes depends on what a device holds, which the claim below assumes it does not: "
+    "who came, and when, would tell something about the data that no noise hides"
+)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is simulated. With a `SampledTask`, enforced Poisson samples; with a `Task`, devices that come by `availability`.
+
+    `dataset` is needed where availability depends on the data; it is not asked for anything else but its size.
+    """
+
+    task: Task | SampledTask
+    seed: int
+    availability: AvailabilitySection = ALWAYS_WILLING
+    dataset: FederatedDataset | None = None
+
+    def check(self) -> None:
+        """Raises TaskError for what cannot be simulated, before anything is trained."""
+        if isinstance(self.task, Task):
+            self._rules(self.task).check()
+
+    def _rules(self, task: Task) -> Rules:
+        return Rules(task, self.seed, self.availability, self.dataset)
+
+    def begin(self, engine: Engine, initial_weights: FloatVector, state: State | None) -> Rounds | Samples:
+        if isinstance(self.task, SampledTask):
+            return Samples(self.task, self.seed, engine, initial_weights, state)
+        return Rounds(self._rules(self.task), engine, initial_weights, state)
+
+
+class Simulation:
+    """Same plan, engine's results and starting weights: the same records, weights and states, broken off and taken up or not."""
+
+    def __init__(self, plan: Plan, engine: Engine, initial_weights: FloatVector, state: State | None = None) -> None:
+        """Begins anew, or goes on from `state`. Raises TaskError, BadState, StoreConflict, NoiseMismatch."""
+        self.plan = plan
+        self._run = plan.begin(engine, initial_weights, state)
+
+    @property
+    def task(self) -> Task:
+        return self.plan.task.task if isinstance(self.plan.task, SampledTask) else self.plan.task
+
+    @property
+    def finished(self) -> bool:
+        return self._run.finished
+
+    @property
+    def released(self) -> int:
+        """Steps so far."""
+        return self._run.released
+
+    @property
+    def weights(self) -> FloatVector:
+        """Of the latest release."""
+        return self._run.weights
+
+    @property
+    def counted(self) -> tuple[int, ...]:
+        """Simulation only: the devices that were counted at the latest step."""
+        return self._run.shard.devices if isinstance(self._run, Rounds) else self._run.devices
+
+    def step(self) -> StepRecord:
+        """One release. Raises NeverFinished, EngineError, BudgetExhausted."""
+        return self._run.step()
+
+    def state(self) -> State:
+        """Everything that is needed to go on after the latest step."""
+        return self._run.state()
+
+    def statement(self) -> SimulatedStatement:
+        """What a deployed run with these settings would claim after the latest step; the simulation itself protects nobody."""
+        if isinstance(self._run, Samples):
+            return SimulatedStatement(self._run.claim())
+        broken = (CORRELATED,) if self.plan.availability.model == "correlated" else ()
+        return SimulatedStatement(self._run.coordinator.statement(), broken)
