@@ -9,6 +9,7 @@ A file appears whole or not at all.
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import secrets
@@ -83,9 +84,16 @@ def _write_safetensors(path: Path, model: FlatModel, statement: str) -> None:
 
 
 def _write_npz(path: Path, model: FlatModel, statement: str) -> None:
-    arrays: Mapping[str, NDArray[np.generic]] = {**_named(model), STATEMENT: np.array(statement)}
     with path.open("xb") as file:
-        np.savez(file, **arrays)  # type: ignore[arg-type]
+        file.write(npz(model, statement))
+
+
+def npz(model: FlatModel, statement: str) -> bytes:
+    """The same bytes for the same model and statement."""
+    arrays: Mapping[str, NDArray[np.generic]] = {**_named(model), STATEMENT: np.array(statement)}
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)  # type: ignore[arg-type]
+    return buffer.getvalue()
 
 
 WRITERS: Final[dict[str, Callable[[Path, FlatModel, str], None]]] = {

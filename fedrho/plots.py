@@ -38,7 +38,7 @@ FEW_POINTS = 12
 
 def spent(path: Path, rounds: Sequence[int], rho: Sequence[float], mechanism: str) -> None:
     """rho after each round."""
-    with _picture(path, f"Privacy spent, {mechanism}", "rounds released", "rho (zCDP, one device)") as axes:
+    with picture(path, f"Privacy spent, {mechanism}", "rounds released", "rho (zCDP, one device)") as axes:
         look = {"linewidth": 2, **_seen(len(rounds)), **STYLES[0]}
         axes.step(rounds, rho, where="pre", **look)  # never below what a round between two of these costs
         _from_zero(axes)
@@ -47,8 +47,8 @@ def spent(path: Path, rounds: Sequence[int], rho: Sequence[float], mechanism: st
 
 def spent_by_run(path: Path, runs: Sequence[tuple[str, Sequence[float]]], budget: float | None) -> None:
     """rho after each round of each run; of several, their sum, which is what the budget is about."""
-    with _picture(path, "Privacy spent, from the stores", "rounds released", "rho (zCDP, one device)") as axes:
-        for (name, rho), style in zip(runs, _styles(), strict=False):
+    with picture(path, "Privacy spent, from the stores", "rounds released", "rho (zCDP, one device)") as axes:
+        for (name, rho), style in zip(runs, styles(), strict=False):
             axes.step(range(len(rho)), rho, where="post", linewidth=2, label=name, **_seen(len(rho)), **style)
         if len(runs) > 1:
             total = math.fsum(rho[-1] for _, rho in runs if rho)
@@ -63,7 +63,7 @@ def spent_by_run(path: Path, runs: Sequence[tuple[str, Sequence[float]]], budget
 def needed(path: Path, rho: float, sensitivity_squared: float, mechanism: str) -> None:
     """The noise multiplier that each budget around `rho` needs."""
     budgets = np.geomspace(rho / 10, rho * 10, 200)
-    with _picture(path, f"Noise that a budget needs, {mechanism}", "rho (zCDP, one device)", "noise multiplier") as axes:
+    with picture(path, f"Noise that a budget needs, {mechanism}", "rho (zCDP, one device)", "noise multiplier") as axes:
         axes.loglog(budgets, np.sqrt(sensitivity_squared / 2 / budgets), linewidth=2, **STYLES[0])
         multiplier = (sensitivity_squared / 2 / rho) ** 0.5
         axes.plot([rho], [multiplier], "o", color=STYLES[0]["color"])
@@ -74,8 +74,8 @@ def needed(path: Path, rho: float, sensitivity_squared: float, mechanism: str) -
 def errors(path: Path, noise: Mapping[str, NDArray[np.float64]], rho: float) -> None:
     """Standard deviation of the noise in the sum of the first t rounds, by mechanism, at one budget."""
     title = f"Noise of the running sum at rho = {rho:g}"
-    with _picture(path, title, "round", "standard deviation (clip norms)") as axes:
-        for (name, values), style in zip(noise.items(), _styles(), strict=False):
+    with picture(path, title, "round", "standard deviation (clip norms)") as axes:
+        for (name, values), style in zip(noise.items(), styles(), strict=False):
             look = {"linewidth": 0.8 if name == "tree" else 2, **_seen(values.size), **style}
             axes.plot(np.arange(1, values.size + 1), values, label=name, **look)
         axes.set_yscale("log")
@@ -89,8 +89,8 @@ def conversions(path: Path, rho: Rho, delta: float) -> None:
     """epsilon against delta, by the three conversions."""
     deltas = np.geomspace(min(1e-12, delta), max(1e-3, delta), 60)
     kinds = {"simple": simple_epsilon, "optimal RDP": epsilon, "exact Gaussian": gaussian_epsilon}
-    with _picture(path, f"What rho = {rho:g} means", "delta", "epsilon (one device)") as axes:
-        for (name, conversion), style in zip(kinds.items(), _styles(), strict=False):
+    with picture(path, f"What rho = {rho:g} means", "delta", "epsilon (one device)") as axes:
+        for (name, conversion), style in zip(kinds.items(), styles(), strict=False):
             axes.plot(deltas, [conversion(rho, value) for value in deltas], linewidth=2, label=name, **style)
         axes.axvline(delta, color=GREY, linewidth=1)
         axes.annotate(f"delta {delta:g}", (delta, 0), (4, 4), textcoords="offset points", color=GREY)
@@ -105,7 +105,7 @@ def attacker(path: Path, rho: Rho, points: tuple[NDArray[np.float64], NDArray[np
     with np.errstate(all="ignore"):
         true = ndtr(ndtri(false) + largest_separation(rho))
     title = f"What rho = {round_up(rho)} allows an attacker"
-    with _picture(path, title, "false positives (share)", "true positives (share)") as axes:
+    with picture(path, title, "false positives (share)", "true positives (share)") as axes:
         axes.fill_between(false, true, 1, color="#E5E5E5", linewidth=0)
         axes.plot(false, true, linewidth=2, label="best possible attack", **STYLES[0])
         axes.plot(false, false, linewidth=1, label="guessing", color=GREY, linestyle=":")
@@ -119,7 +119,7 @@ def attacker(path: Path, rho: Rho, points: tuple[NDArray[np.float64], NDArray[np
 def audited(path: Path, rows: Sequence[tuple[str, float, float, float, float]], rho: float) -> None:
     """Each attack's result with its interval, as a share of what the claim allows."""
     title = f"Attacks on a claim of rho = {round_up(rho)}"
-    with _picture(path, title, "measured / largest that the claim allows", "") as axes:
+    with picture(path, title, "measured / largest that the claim allows", "") as axes:
         for place, (_, low, estimate, high, limit) in enumerate(rows):
             axes.plot([low / limit, high / limit], [place, place], linewidth=2, **STYLES[0])
             axes.plot([estimate / limit], [place], "o", color=STYLES[0]["color"])
@@ -131,15 +131,12 @@ def audited(path: Path, rows: Sequence[tuple[str, float, float, float, float]], 
 
 
 @contextmanager
-def _picture(path: Path, title: str, x: str, y: str) -> Iterator[Axes]:
+def picture(path: Path, title: str, x: str, y: str) -> Iterator[Axes]:
     """One figure, saved under `path`; raises BadInput where it cannot be written."""
     figure = Figure(figsize=(7, 4.5), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    axes.set(title=title, xlabel=x, ylabel=y)
-    axes.grid(visible=True, color="#E5E5E5", linewidth=0.6)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
+    dressed(axes, title, x, y)
     yield axes
     try:
         figure.savefig(path, metadata={"Date": None} if path.suffix.lower() == ".svg" else None)
@@ -147,7 +144,14 @@ def _picture(path: Path, title: str, x: str, y: str) -> Iterator[Axes]:
         raise BadInput(f"--plot: {path} cannot be written ({error.strerror})") from error
 
 
-def _styles() -> Iterator[dict[str, Any]]:
+def dressed(axes: Axes, title: str, x: str, y: str) -> None:
+    axes.set(title=title, xlabel=x, ylabel=y)
+    axes.grid(visible=True, color="#E5E5E5", linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def styles() -> Iterator[dict[str, Any]]:
     while True:
         yield from STYLES
 

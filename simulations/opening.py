@@ -1,0 +1,100 @@
+"""From a checked study to all that runs it: the model and its starting weights, the engine, the simulation, the measurements."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+
+from fedrho.models.backend import SeveralThreads, one_thread
+from fedrho.models.base import ModelSpec
+from fedrho.models.flat import FlatModel
+from fedrho.models.saved import add_saved
+from fedrho.models.vectorised import vectorises
+from fedrho.models.zoo import lookup
+from fedrho.privacy.vectors import FloatVector
+from fedrho.protos.messages import CHUNK_BYTES, ID_BYTES, Encoding, RoundPlan
+from fedrho.server.tasks import Task
+from fedrho.simulations.data.base import FederatedDataset
+from fedrho.simulations.engines.base import EngineError, Workload, unit_size
+from fedrho.simulations.engines.choose import start_engine
+from fedrho.simulations.running import Parts
+from fedrho.simulations.state import State
+from fedrho.simulations.study import Study
+from fedrho.simulations.training import Measuring
+from fedrho.simulations.virtual import Plan, Simulation
+
+
+def model_of(study: Study) -> ModelSpec:
+    return lookup(study.task.file.model) if study.model_file is None else add_saved(study.model_file)
+
+
+@contextmanager
+def opened(study: Study, dataset: FederatedDataset, kind: str, workers: int) -> Iterator[tuple[Parts, FlatModel]]:
+    """Ends the engine's processes with the block. Raises EngineError, UnknownModel."""
+    try:
+        one_thread()  # what is measured here is measured as workers do
+    except SeveralThreads as error:
+        raise EngineError(f"{error}; start the simulation in a process of its own") from error
+    model = FlatModel(model_of(study), seed=study.seed % 2**32)
+    start = model.weights()
+    work = workload(study, model.size)
+    engine = start_engine(kind, work, workers, dataset=dataset, address=study.file.engine.address if kind == "ray" else "")
+    plan = Plan(study.planned, study.seed, study.file.availability, dataset)
+    measuring = Measuring(model)
+
+    def client_test(weights: FloatVector, device: int) -> float:
+        examples = dataset.examples(device)
+        right, _ = measuring(weights, examples)
+        return right / len(examples)
+
+    def begin(state: State | None) -> Simulation:
+        return Simulation(plan, engine, np.array(start), state)
+
+    try:
+        yield Parts(study, dataset, engine, begin, client_test, work.vectorised), model
+    finally:
+        engine.close()
+
+
+def vectorised(study: Study) -> bool:
+    """Whether many clients are trained at once: as the study says, or by the rule of the models."""
+    wanted = study.file.engine.vectorised
+    return vectorises(model_of(study), study.task.file.local.optimizer) if wanted == "auto" else wanted
+
+
+def workload(study: Study, size: int) -> Workload:
+    many = vectorised(study)
+    return Workload(
+        data=study.data,
+        plan=_template(study.task, size),
+        grid=study.task.mechanism.grid,
+        model_file=study.model_file,
+        vectorised=many,
+        units_of=unit_size(size, many),
+    )
+
+
+def _template(task: Task, size: int) -> RoundPlan:
+    """What devices are told in all rounds; the step is filled in by the engine, the rest of what changes is not asked for."""
+    grid, local = task.mechanism.grid, task.file.local
+    return RoundPlan(
+        run=bytes(ID_BYTES),
+        step=1,
+        attempt=1,
+        model=task.file.model,
+        checkpoint_sha256=bytes(32),
+        size=size,
+        clip_norm=grid.clip_norm,
+        grid_bits=grid.bits,
+        encoding=Encoding.for_grid(grid.bits),
+        epochs=local.epochs,
+        batch_size=local.batch_size,
+        learning_rate=local.learning_rate,
+        chunk_bytes=CHUNK_BYTES,
+        max_examples=local.max_examples,
+        optimizer=local.optimizer,
+        momentum=local.momentum,
+        local_steps=local.steps,
+    )

@@ -1,0 +1,92 @@
+"""What is made of a finished run: its table, its statement, its summary; from the rows and the claim alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fedrho.privacy.statement import PrivacyStatement
+from fedrho.simulations import records
+from fedrho.simulations.claim import PROTECTS_NOBODY, SimulatedStatement
+from fedrho.simulations.records import MARK, Row
+from fedrho.simulations.study import Study
+from fedrho.simulations.sweep import WARNING
+
+
+def assumptions(study: Study, statement: SimulatedStatement) -> list[str]:
+    """Those of the claim, and what this study adds to them."""
+    found = [*statement.broken, *statement.claim.assumptions]
+    if study.file.chosen_from > 1:
+        found.append(f"this is one of {study.file.chosen_from} studies of a sweep; {WARNING}")
+    return found
+
+
+def claim(study: Study, steps: int, statement: SimulatedStatement) -> dict[str, Any]:
+    """The statement as JSON: what a deployed run could say stands under `if_deployed`, because the simulation protects nobody."""
+    said = statement.claim
+    return {
+        "simulation": PROTECTS_NOBODY,
+        "task": study.task.file.name,
+        "algorithm": study.task.file.algorithm,
+        "model": study.values()["task"]["model"],
+        "step": steps,
+        "steps": study.steps,
+        "if_deployed": {
+            "unit": said.unit.value,
+            "neighbours": said.neighbours.value,
+            "rho": said.rho if isinstance(said, PrivacyStatement) else None,
+            "rho_exact": said.exact if isinstance(said, PrivacyStatement) else None,
+            "epsilon": said.epsilon(study.delta),
+            "delta": study.delta,
+            "assumptions": assumptions(study, statement),
+        },
+    }
+
+
+def claim_text(study: Study, statement: SimulatedStatement) -> str:
+    """The same for people."""
+    rows = [f"{name}: {text}" for name, text in statement.rows(study.delta)]
+    assumed = [f"- {text}" for text in assumptions(study, statement)]
+    return "\n".join(["Privacy statement of a simulation", "", *rows, "", "It assumes that", "", *assumed]) + "\n"
+
+
+def measured_on(row: Row, study: Study) -> str:
+    return f"{row['held_out']['examples']} examples that no device holds, of data {study.data.name!r}"
+
+
+def summary(study: Study, rows: Sequence[Row], said: Mapping[str, Any], vectorised: bool) -> dict[str, Any]:
+    """How a study ended, without anything of this machine."""
+    last = rows[-1]
+    return {
+        "name": study.file.name,
+        "algorithm": study.task.file.algorithm,
+        "model": said["model"],
+        "data": study.data.name,
+        "seed": study.seed,
+        "vectorised": vectorised,
+        "steps": last["step"],
+        "virtual_seconds": last["virtual_seconds"],
+        "accuracy": last["held_out"]["accuracy"],
+        "loss": last["held_out"]["loss"],
+        "measured_on": measured_on(last, study),
+        "simulation": said["simulation"],
+        "if_deployed": said["if_deployed"],
+        MARK: last[MARK],
+    }
+
+
+def table(study: Study, rows: Sequence[Row]) -> bytes:
+    """`metrics.parquet`."""
+    about = {
+        "study": study.file.name,
+        "seed": str(study.seed),
+        "delta": repr(study.delta),
+        "held_out": measured_on(rows[-1], study),
+        MARK: "columns of this mark hold what no real deployment could see",
+    }
+    return records.parquet(rows, about)
+
+
+def as_bytes(values: Mapping[str, Any]) -> bytes:
+    return json.dumps(values, indent=2, allow_nan=False).encode() + b"\n"

@@ -1,0 +1,1 @@
+"""Studies to start from: `fedrho simulate example` writes one."""

@@ -1,0 +1,271 @@
+"""Study: a task, a population, the availability of its devices, an engine, what is recorded; and its TOML file.
+
+`[task]` has exactly the keys of a task file, or `task` names one. Everything is checked here and in `checks.py`, before any
+training starts.
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationError
+
+from fedrho.models.saved import SUFFIX
+from fedrho.server.tasks import (
+    LONGEST_FILE,
+    Section,
+    Task,
+    TaskError,
+    TaskFile,
+    build_task,
+    explain,
+    shortened,
+    with_saved_model,
+)
+from fedrho.simulations.availability import AvailabilitySection
+from fedrho.simulations.data.base import DataError, DataSource, FederatedDataset
+from fedrho.simulations.poisson import SampledTask, SamplingSection, sampled_task
+from fedrho.simulations.toml_text import toml_text
+
+MODEL = "model.keras"
+"""What a saved model is called in a folder of results."""
+ENGINES = ("auto", "serial", "processes", "ray", "tff")
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+
+
+class StudyError(ValueError):
+    """A study that cannot be run: file, key and what is allowed, in one line."""
+
+
+class EngineSection(Section):
+    kind: str = "auto"
+    workers: Annotated[int, Field(ge=0, le=10_000)] = 0
+    address: str = ""
+    vectorised: bool | Literal["auto"] = "auto"
+
+
+class RecordSection(Section):
+    """How often things are written, in steps; 0 of `test_every` and `checkpoint_every` means some fifty times a run."""
+
+    test_every: Annotated[int, Field(ge=0, le=100_000)] = 0
+    checkpoint_every: Annotated[int, Field(ge=0, le=100_000)] = 0
+    keep: Annotated[int, Field(ge=1, le=1000)] = 3
+    clients: Annotated[int, Field(ge=0, le=10_000)] = 20
+
+
+class SweepSection(Section):
+    """Points of a sweep: every combination of `grid`, or `count` draws of `random`; each with every one of `seeds`."""
+
+    grid: dict[str, Any] = Field(default_factory=dict)
+    random: dict[str, Any] = Field(default_factory=dict)
+    count: Annotated[int, Field(ge=1, le=10_000)] | None = None
+    seed: Seed = 0
+    seeds: Annotated[list[Seed], Field(min_length=1, max_length=1000)] | None = None
+
+
+class StudyFile(Section):
+    """The study file but for its task, key by key; `docs/simulate.md` says what each means."""
+
+    name: Name
+    seed: Seed = 0
+    chosen_from: Annotated[int, Field(ge=1, le=1_000_000)] = 1
+    task: dict[str, Any]
+    data: dict[str, Any]
+    availability: AvailabilitySection = AvailabilitySection()
+    sampling: SamplingSection | None = None
+    engine: EngineSection = EngineSection()
+    record: RecordSection = RecordSection()
+    sweep: SweepSection | None = None
+
+
+@dataclass(frozen=True)
+class Study:
+    """A checked study: the file's values, and the objects made of them. `task` is a `SampledTask` under Poisson sampling."""
+
+    file: StudyFile
+    planned: Task | SampledTask
+    data: DataSource
+    model_file: Path | None = None
+
+    @property
+    def seed(self) -> int:
+        return self.file.seed
+
+    @property
+    def task(self) -> Task:
+        return self.planned.task if isinstance(self.planned, SampledTask) else self.planned
+
+    @property
+    def steps(self) -> int:
+        return self.task.file.steps
+
+    @property
+    def delta(self) -> float:
+        return self.task.file.privacy.delta
+
+    @property
+    def test_every(self) -> int:
+        return self.file.record.test_every or max(1, self.steps // 50)
+
+    @property
+    def checkpoint_every(self) -> int:
+        return self.file.record.checkpoint_every or max(1, self.steps // 50)
+
+    def due(self, step: int) -> bool:
+        """Whether weights are measured after this step: after the last one always."""
+        return step % self.test_every == 0 or step == self.steps
+
+    def values(self) -> dict[str, Any]:
+        """Every key with the value in force; what is measured in the run itself, or has no meaning here, is left out."""
+        values = self.file.model_dump()
+        values["record"] |= {"test_every": self.test_every, "checkpoint_every": self.checkpoint_every}
+        values["task"] = self._task_values()
+        if isinstance(self.planned, SampledTask):
+            del values["availability"]
+        return values
+
+    def text(self) -> str:
+        """The resolved study, as a file that says the same."""
+        return toml_text(self.values()) + "\n"
+
+    def task_text(self) -> str | None:
+        """The task alone, as `fedrho serve` takes it; None under Poisson sampling, which no server can enforce."""
+        return None if isinstance(self.planned, SampledTask) else toml_text(self._task_values()) + "\n"
+
+    def _task_values(self) -> dict[str, Any]:
+        values = self.task.file.model_dump()
+        if isinstance(self.planned, SampledTask):
+            del values["participation"], values["privacy"]["rho"]
+            values["round"] = {"goal": values["round"]["goal"]}
+            if self.file.sampling is not None and self.file.sampling.epsilon is not None:
+                del values["privacy"]["noise_multiplier"]
+        if self.model_file is not None:
+            values["model"] = MODEL
+        return values
+
+
+def read_values(path: Path, settings: Sequence[str] = ()) -> dict[str, Any]:
+    """The values of a study file, with those of the task file that it names, and changed by `KEY=VALUE`s."""
+    values = _toml_file(path)
+    if isinstance(values.get("task"), str):
+        values["task"] = _toml_file(path.parent / values["task"], f"{path}: task: ")
+    for setting in settings:
+        set_value(values, *_setting(setting))
+    data = values.get("data")
+    if isinstance(data, dict) and isinstance(data.get("path"), str):  # as the results will say it, wherever they are read
+        data["path"] = str((path.parent / Path(data["path"]).expanduser()).resolve())
+    return values
+
+
+def load_study(path: Path, settings: Sequence[str] = ()) -> tuple[Study, FederatedDataset]:
+    """Raises StudyError, also when a file is missing."""
+    return make_study(read_values(path, settings), str(path), path.parent)
+
+
+def make_study(
+    values: dict[str, Any], source: str, folder: Path, known: tuple[DataSource, FederatedDataset] | None = None
+) -> tuple[Study, FederatedDataset]:
+    """A study and its open data set, from values as TOML has them; raises StudyError, one line that names `source` and key.
+
+    Data that are `known`, because another study has opened them, are not opened again.
+    """
+    from fedrho.simulations.checks import check_study
+
+    try:
+        _check_top(values)
+        file = StudyFile.model_validate({"name": values["task"].get("name"), **values})
+        data = DataSource.of(file.data)
+        dataset = known[1] if known and known[0] == data else open_data(data)
+        model_file = _model_file(file.task, folder)
+        study = Study(file, _planned(file, dataset, folder), data, model_file)
+        check_study(study, dataset)
+    except ValidationError as error:
+        raise StudyError(f"{source}: {explain(error, StudyFile, 'study')}") from error
+    except (DataError, TaskError) as error:
+        raise StudyError(f"{source}: {error}") from error
+    return study, dataset
+
+
+def _planned(file: StudyFile, dataset: FederatedDataset, folder: Path) -> Task | SampledTask:
+    """The task, for as many devices as there are in the data; raises DataError."""
+    values = {"population": dataset.size, **file.task}
+    try:
+        values = with_saved_model(values, folder)
+        if file.sampling is not None:
+            return sampled_task(values, file.sampling, file.availability)
+        return build_task(TaskFile.model_validate(values))
+    except ValidationError as error:
+        raise DataError(f"task.{explain(error)}") from error
+    except TaskError as error:
+        there = str(error).startswith(("sampling.", "availability."))
+        raise DataError(f"{'' if there else 'task.'}{error}") from error
+
+
+def open_data(source: DataSource) -> FederatedDataset:
+    from fedrho.simulations.data import catalogue
+
+    return catalogue.open_data(source)
+
+
+def _toml_file(path: Path, before: str = "") -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError as error:
+        hint = "" if before else "; `fedrho simulate example` writes one to start from"
+        raise StudyError(f"{before}{path}: no such file{hint}") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise StudyError(f"{before}{path}: cannot be read as text ({error})") from error
+    if len(text) > LONGEST_FILE:
+        raise StudyError(f"{before}{path}: {len(text)} characters are no study; allowed: up to {LONGEST_FILE}")
+    try:
+        return tomllib.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise StudyError(f"{before}{path}: not valid TOML: {shortened(str(error))}") from error
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    """`key=value`, whose value is TOML, or else a string."""
+    key, found, value = text.partition("=")
+    if not found or not key.strip():
+        raise StudyError(f"--set {shortened(text)}: allowed: KEY=VALUE, for example task.privacy.rho=1.0")
+    try:
+        return key.strip(), tomllib.loads(f"value = {value}")["value"]
+    except (ValueError, RecursionError):
+        return key.strip(), value.strip()
+
+
+def set_value(values: dict[str, Any], key: str, value: Any) -> None:
+    """Changes one value by its dotted key; raises StudyError where a part of the key is no section."""
+    *sections, last = key.split(".")
+    for name in sections:
+        values = values.setdefault(name, {})
+        if not isinstance(values, dict):
+            raise StudyError(f"{key}: {name!r} is a value, not a section")
+    values[last] = value
+
+
+def _check_top(values: Mapping[str, Any]) -> None:
+    """What has to be there before the data set can be asked how many devices it has."""
+    allowed = list(StudyFile.model_fields)
+    for key in values:
+        if key not in allowed:
+            close = difflib.get_close_matches(key, allowed, n=1)
+            hint = f"did you mean {close[0]!r}? " if close else ""
+            hint = "it belongs into [task]; " if key in TaskFile.model_fields else hint
+            raise DataError(f"{shortened(key)}: unknown key; {hint}allowed: {', '.join(allowed)}")
+    for key in ("task", "data"):
+        if key not in values:
+            raise DataError(f"{key}: missing; every study needs it")
+        if not isinstance(values[key], dict):
+            raise DataError(f"{key}: must be a section, [{key}], not {shortened(repr(values[key]))}")
+
+
+def _model_file(task: Mapping[str, Any], folder: Path) -> Path | None:
+    model = task.get("model")
+    return folder / model if isinstance(model, str) and model.endswith(SUFFIX) else None
