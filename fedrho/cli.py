@@ -92,6 +92,10 @@ MENDABLE: Final = (
     "server.release.StoreConflict",
     "server.storage.leader.StoreBusy",
     "server.tasks.TaskFileError",
+    "simulations.data.base.DataError",
+    "simulations.folder.FolderError",
+    "simulations.state.BadState",
+    "simulations.study.StudyError",
 )
 FAILED: Final = (
     "account_audit.AuditFailed",
@@ -105,6 +109,8 @@ FAILED: Final = (
     "privacy.noise.NoiseMismatch",
     "server.app.ShardsMissing",
     "server.chain.HistoryBroken",
+    "simulations.engines.base.EngineError",
+    "study_running.StudyFailed",
 )
 """By name, because to import them takes longer than to fail."""
 

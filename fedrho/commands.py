@@ -25,6 +25,8 @@ PLACES: Final = {
     "export": "operate:export",
     "keys": "key_command:keys",
     "account": "account_all:app",
+    "data": "data:app",
+    "simulate": "simulating:app",
 }
 """Module of fedrho and what it calls the command, in the order of the help."""
 

@@ -79,7 +79,7 @@ def edited(folder: Path, before: str, after: str) -> Path:
         ("steps = 30", 'steps = "many"', "edited.toml: steps: input should be a valid integer"),
         ("rho = 10.0", "rho = 10.0\nnoise_multiplier = 0.1", "above the budget privacy.rho = 10; allowed: 2.646 or more"),
         ("goal = 10 ", "goal = 100 ", "edited.toml: round.goal: 100 is above population = 40; allowed: 1 to 40"),
-        ('"digits-logistic"', '"gpt"', "edited.toml: model: unknown model 'gpt'; known models: digits-logistic, digits-mlp"),
+        ('"digits-logistic"', '"gpt"', "edited.toml: model: unknown model 'gpt'; known models: adult-logistic, adult-mlp"),
     ],
 )
 def test_serve_names_file_key_and_what_is_allowed(before: str, after: str, expected: str, fedrho: Run, tmp_path: Path) -> None:

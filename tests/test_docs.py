@@ -6,6 +6,7 @@ import ast
 import dataclasses
 import inspect
 import re
+import tomllib
 import types
 import typing
 from collections.abc import Iterator
@@ -17,12 +18,14 @@ import pytest
 import typer.main
 from pydantic_core import PydanticUndefined
 
-from fedrho import account, account_ledger, cli, device, fleet, operate
+from fedrho import account, account_ledger, cli, data, device, fleet, operate
 from fedrho.demo import DemoResult
 from fedrho.privacy.auditing.audit import AuditReport
 from fedrho.privacy.auditing.membership import membership_report
 from fedrho.privacy.zcdp import Rho
 from fedrho.server.tasks import Section, TaskFile, parse_task
+from fedrho.simulations import results
+from fedrho.simulations.study import StudyFile, make_study
 
 TOP = Path(__file__).parents[1]
 PAGES = {path.name: path.read_text(encoding="utf-8") for path in (TOP / "README.md", *sorted((TOP / "docs").glob("*.md")))}
@@ -120,6 +123,8 @@ JSON = {
     "status-run": operate.run_values,
     "status-claim": operate.statement_values,
     "fleet": fleet._fleet_json,
+    "data": data.entry_values,
+    "data-file": data.file_values,
     "device-ledger": device.ledger_values,
     "device-population": device.population_values,
     "device-run": device.run_values,
@@ -220,7 +225,44 @@ def test_every_key_of_the_task_file_is_documented_as_it_is_checked() -> None:
 @pytest.mark.parametrize("page", pages_with("toml"))
 def test_every_task_in_the_docs_loads(page: str) -> None:
     for text in blocks(page, "toml"):
-        parse_task(text, page)
+        if not parts_of_a_study(text):
+            parse_task(text, page)
+
+
+def parts_of_a_study(text: str) -> bool:
+    """Whether `text` is of a study rather than a task."""
+    return tomllib.loads(text).keys() <= StudyFile.model_fields.keys()
+
+
+# -- the study file ----------------------------------------------------------------------------------------------------------
+
+
+def study_keys(section: type[Section] = StudyFile, prefix: str = "") -> Iterator[str]:
+    """Every key of a study but those of its task and of its data."""
+    hints = typing.get_type_hints(section, include_extras=True)
+    for name in section.model_fields:
+        kind, _ = unwrapped(hints[name])
+        if isinstance(kind, type) and issubclass(kind, Section):
+            yield from study_keys(kind, f"{prefix}{name}.")
+        else:
+            yield "data.name" if name == "data" else f"{prefix}{name}"
+
+
+def test_every_key_of_a_study_is_documented_and_no_other() -> None:
+    assert first_cells(between("simulate.md", "study-keys")) == list(study_keys())
+
+
+@pytest.mark.parametrize("page", pages_with("toml"))
+def test_every_study_in_the_docs_loads(page: str) -> None:
+    whole = tomllib.loads(blocks("simulate.md", "toml")[0])
+    make_study(whole, "simulate.md", TOP)
+    for text in filter(parts_of_a_study, blocks(page, "toml")):
+        StudyFile.model_validate({**whole, **tomllib.loads(text)})
+
+
+def test_the_fields_of_simulate_json_are_the_documented_ones() -> None:
+    documented = first_cells(between("cli.md", "simulate-run-json"))
+    assert documented == [*returned_keys(results.summary), "simulation_only", "folder", "seconds", "steps_per_second"]
 
 
 # -- code and links ----------------------------------------------------------------------------------------------------------

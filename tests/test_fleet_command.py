@@ -20,6 +20,7 @@ from tests.test_cli import Run, fedrho, refused
 __all__ = ["fedrho"]
 
 
+@pytest.mark.slow
 def test_fleet_tells_what_came_of_its_visits_and_keeps_the_histories_that_it_is_told_to_keep(tmp_path: Path) -> None:
     engine = open_small_run(small_task(steps=2, goal=5), now=time.monotonic())
 

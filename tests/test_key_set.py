@@ -215,6 +215,7 @@ def test_of_rivals_one_makes_the_set(tmp_path: Path) -> None:
     assert keys.signing_key(tmp_path / "set").public == keys.population_key(str(tmp_path / "set"))
 
 
+@pytest.mark.slow
 def test_a_set_that_is_killed_while_it_is_made_is_no_set(tmp_path: Path) -> None:
     program = "import sys, pathlib, fedrho.key_making as made; made.make_keys(pathlib.Path(sys.argv[1]), [], 30, 10**6)"
     with subprocess.Popen([sys.executable, "-c", program, str(tmp_path)]) as process:
