@@ -148,8 +148,8 @@ def test_every_panel_with_numbers_of_a_simulation_says_so(toy: Path) -> None:
 @pytest.mark.slow
 def test_pictures_have_labelled_axes_and_equal_bytes(toy: Path) -> None:
     assert "steps released" in texts(toy / "plots" / "accuracy.svg")
-    assert "rho spent (zCDP, one device)" in texts(toy / "plots" / "accuracy.svg")
-    assert "epsilon spent (one device, delta = 1e-07)" in texts(toy / "plots" / "utility.svg")
+    assert "rho spent if deployed (zCDP, one device)" in texts(toy / "plots" / "accuracy.svg")
+    assert "epsilon spent if deployed (one device, delta = 1e-07)" in texts(toy / "plots" / "utility.svg")
     rows = records.rows((toy / "metrics.jsonl").read_bytes())
     for name, picture in study_plots.of_study("toy", "made-up", rows, 1e-7, 0.5).items():
         assert (toy / "plots" / name).read_bytes() == picture, name
