@@ -250,7 +250,7 @@ class Coordinator:
             training_seconds=(file.training_seconds or file.deadline_seconds / 2.0) * factor,
             opened_at=now,
         )
-        self._plan = self._plan_of(round_)
+        self._plan = round_plan(self.task, self.size, self.run, (round_.step, round_.attempt), self.checkpoint_sha256)
         self.shares = Shares(self._around.shards, self._order(round_), self._new_key)
         if not self.finished:
             self.shares.open()
@@ -291,29 +291,6 @@ class Coordinator:
             return self._later(LaterReason.NO_SEATS, now)
         return Assignment(session, self._plan, self.round.deadline - now, *way_in)
 
-    def _plan_of(self, round_: Round) -> RoundPlan:
-        """What all devices of an attempt are told."""
-        grid, local = self.task.mechanism.grid, self.task.file.local
-        return RoundPlan(
-            run=self.run,
-            step=round_.step,
-            attempt=round_.attempt,
-            model=self.task.file.model,
-            checkpoint_sha256=self.checkpoint_sha256,
-            size=self.size,
-            clip_norm=grid.clip_norm,
-            grid_bits=grid.bits,
-            encoding=Encoding.for_grid(grid.bits),
-            epochs=local.epochs,
-            batch_size=local.batch_size,
-            learning_rate=local.learning_rate,
-            chunk_bytes=CHUNK_BYTES,
-            max_examples=local.max_examples,
-            optimizer=local.optimizer,
-            momentum=local.momentum,
-            local_steps=local.steps,
-        )
-
     def _tag(self, device_tag: bytes) -> bytes | None:
         """The pseudonym of a device in this run: empty when it shows nothing, None when a tag is missing.
 
@@ -338,6 +315,30 @@ class Coordinator:
         if fixed is not None:
             return RetryWindow(*fixed)
         return self.pace.window(self.round.began_at + self.pace.step_seconds - now)
+
+
+def round_plan(task: Task, size: int, run: bytes, place: tuple[int, int], checkpoint_sha256: bytes) -> RoundPlan:
+    """What all devices of an attempt are told; `place` is its step and its number, `size` how many weights the model has."""
+    grid, local = task.mechanism.grid, task.file.local
+    return RoundPlan(
+        run=run,
+        step=place[0],
+        attempt=place[1],
+        model=task.file.model,
+        checkpoint_sha256=checkpoint_sha256,
+        size=size,
+        clip_norm=grid.clip_norm,
+        grid_bits=grid.bits,
+        encoding=Encoding.for_grid(grid.bits),
+        epochs=local.epochs,
+        batch_size=local.batch_size,
+        learning_rate=local.learning_rate,
+        chunk_bytes=CHUNK_BYTES,
+        max_examples=local.max_examples,
+        optimizer=local.optimizer,
+        momentum=local.momentum,
+        local_steps=local.steps,
+    )
 
 
 def open_run(

@@ -14,8 +14,8 @@ from fedrho.models.saved import add_saved
 from fedrho.models.vectorised import vectorises
 from fedrho.models.zoo import lookup
 from fedrho.privacy.vectors import FloatVector
-from fedrho.protos.messages import CHUNK_BYTES, ID_BYTES, Encoding, RoundPlan
-from fedrho.server.tasks import Task
+from fedrho.protos.messages import ID_BYTES
+from fedrho.server.coordinator import round_plan
 from fedrho.simulations.data.base import FederatedDataset
 from fedrho.simulations.engines.base import EngineError, Workload, unit_size
 from fedrho.simulations.engines.choose import start_engine
@@ -68,33 +68,9 @@ def workload(study: Study, size: int) -> Workload:
     many = vectorised(study)
     return Workload(
         data=study.data,
-        plan=_template(study.task, size),
+        plan=round_plan(study.task, size, bytes(ID_BYTES), (1, 1), bytes(32)),  # a template
         grid=study.task.mechanism.grid,
         model_file=study.model_file,
         vectorised=many,
         units_of=unit_size(size, many),
-    )
-
-
-def _template(task: Task, size: int) -> RoundPlan:
-    """What devices are told in all rounds; the step is filled in by the engine, the rest of what changes is not asked for."""
-    grid, local = task.mechanism.grid, task.file.local
-    return RoundPlan(
-        run=bytes(ID_BYTES),
-        step=1,
-        attempt=1,
-        model=task.file.model,
-        checkpoint_sha256=bytes(32),
-        size=size,
-        clip_norm=grid.clip_norm,
-        grid_bits=grid.bits,
-        encoding=Encoding.for_grid(grid.bits),
-        epochs=local.epochs,
-        batch_size=local.batch_size,
-        learning_rate=local.learning_rate,
-        chunk_bytes=CHUNK_BYTES,
-        max_examples=local.max_examples,
-        optimizer=local.optimizer,
-        momentum=local.momentum,
-        local_steps=local.steps,
     )

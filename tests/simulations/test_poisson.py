@@ -125,7 +125,7 @@ def test_an_epsilon_that_no_noise_reaches_is_refused(steps: int, epsilon: float,
         least_sampled_noise_multiplier(1.0, steps, epsilon, delta)
 
 
-def test_little_noise_is_priced_in_seconds_and_never_below_the_truth() -> None:
+def test_little_noise_is_priced_closely_and_never_below_the_truth() -> None:
     """Everybody sampled: the truth is the Gaussian's."""
     for multiplier in (0.05, 0.2, 0.45):
         priced = SampledGaussian(multiplier, PoissonSampling(1.0, "a test"), 10).epsilon(1e-6)
