@@ -117,6 +117,7 @@ def test_the_centralised_example_with_completed_restarts(values: Json) -> None:
     assert (round(found["rho"], 6), round(found["epsilon"], 3)) == (0.963059, 6.922)
 
 
+@pytest.mark.slow
 def test_a_bound_is_called_one_and_is_no_less_than_some_schedule_costs(values: Json, account: Run) -> None:
     line = "spend --noise-multiplier 7 --rounds 100000 --max-participations 900 --min-separation 100 --cyclic"
     found = values(line)
@@ -182,6 +183,7 @@ def measured(found: Values) -> tuple[float, float]:
     return found["separation"]["interval"]["estimate"] - planned, error
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mechanism", ["tree", "independent", "banded", "blt"])
 @pytest.mark.parametrize("noise", ["2", "0.001"])
 def test_an_audit_measures_what_is_planned(mechanism: str, noise: str, values: Json, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -200,6 +202,7 @@ def test_an_audit_of_more_noise_than_the_usual_grid_holds(values: Json) -> None:
     assert found["claim"]["separation"] == pytest.approx(1e-8)
 
 
+@pytest.mark.slow
 def test_compare_rounds_against_itself(account: Run, values: Json) -> None:
     found, text = values(f"compare {BLOG} --rho 0.81"), account(f"compare {BLOG} --rho 0.81")[1]
     for name in ("tree", "independent", "banded", "blt"):
@@ -226,6 +229,7 @@ def test_bands_of_a_long_run_are_so_many_as_can_be_computed(monkeypatch: pytest.
     assert found["banded"]["vectors"] == 3
 
 
+@pytest.mark.slow
 def test_accounting_of_samples_says_nothing_on_the_side(account: Run) -> None:
     line = "spend --mechanism independent --noise-multiplier 0.5 --rounds 10 --sampling-rate 0.5 --delta 1e-9"
     code, _, err = account(f"{line} --sampling-enforced-by us --json")
@@ -240,6 +244,7 @@ def test_a_distribution_that_does_not_fit_is_one_line(account: Run, monkeypatch:
     refused(account(f"{SAMPLED} --sampling-rate 1"), "--noise-multiplier", "does not fit into memory", "--rounds")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mechanism", ["tree", "independent", "banded", "blt"])
 def test_calibrate_is_the_inverse_of_spend(mechanism: str, values: Json) -> None:
     for budget in ("--rho 0.4", "--epsilon 3 --delta 1e-7"):

@@ -233,6 +233,7 @@ def test_too_little_memory_is_one_line(fedrho: Run, monkeypatch: pytest.MonkeyPa
     assert "not enough memory" in err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("buffering", ["", "1"])
 @pytest.mark.parametrize("line", ["account convert --rho 1", "account convert --rho 1 --json", "--version", "demo --help"])
 def test_a_full_disk_behind_standard_output_is_one_line(line: str, buffering: str) -> None:
@@ -268,6 +269,7 @@ def test_every_error_that_is_known_by_name_is_one(name: str) -> None:
     assert found.__module__ == module
 
 
+@pytest.mark.slow
 def test_completion_is_still_there() -> None:
     around = os.environ | {"_FEDRHO_COMPLETE": "complete_bash", "COMP_WORDS": "fedrho acc", "COMP_CWORD": "1"}
     code = "import sys; sys.argv[0] = 'fedrho'; from fedrho.cli import main; main()"

@@ -44,6 +44,7 @@ def test_an_unknown_data_set_is_one_line_and_exit_code_2(tmp_path: Path) -> None
     assert err.count("\n") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damaged", [False, True])
 def test_fetching_without_a_network_or_over_a_damaged_file_is_one_line(damaged: bool, tmp_path: Path) -> None:
     """Mirror and proxy are this machine, where nobody listens: no name is looked up."""

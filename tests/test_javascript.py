@@ -50,6 +50,8 @@ from tests.models.reference import made_up
 from tests.server.one_run import SIGNER, OneRun, open_one_run
 from tests.server.operating import until
 
+pytestmark = pytest.mark.slow  # its libraries come from the registry of npm
+
 FOLDER = Path(__file__).with_name("javascript")
 PROTO = Path(__file__).parents[1] / "protos" / "fedrho.proto"
 NO_NETWORK = re.compile(r"code (E?AI_AGAIN|ENOTFOUND|ECONN\w+|ENET\w+|EHOST\w+|ETIMEDOUT|ERR_SOCKET\w*|E401|E403|E407|E5\d\d)\b")
@@ -295,7 +297,6 @@ async def released(served: OneRun, step: int = 1) -> None:
 # -- rounds -----------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
 def test_a_round_of_two_devices_in_python_and_one_in_javascript(device: Device) -> None:
     """Both trainers keep weights in float32, and add up in different orders and widths. That is some 1e-7 of a weight after three
     passes, a tenth of a grid unit here; truncation makes it one whole unit where a coordinate lies beside an integer.
@@ -839,7 +840,6 @@ def command(folder: Path, *arguments: object) -> Iterator[Callable[[str], str]]:
         process.wait(30)
 
 
-@pytest.mark.slow
 def test_a_whole_round_against_the_command_and_its_shard(made: Path, tmp_path: Path) -> None:
     """Three devices in JavaScript, and nothing but `fedrho serve` as it is deployed."""
     (tmp_path / "task.toml").write_text(task_text(steps=1, goal=3))

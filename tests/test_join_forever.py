@@ -65,6 +65,7 @@ def address() -> str:
         return f"127.0.0.1:{free.getsockname()[1]}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_service_that_waits_for_a_server_stops_at_once_when_it_is_told_to(
     number: signal.Signals, address: str, tmp_path: Path

@@ -59,6 +59,7 @@ def test_an_svg_has_its_size_and_every_label_as_text(draw: Draw, texts: tuple[st
         assert text in shown
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("draw", [draw for draw, _ in PICTURES.values()], ids=PICTURES.keys())
 def test_a_png_is_one(draw: Draw, tmp_path: Path) -> None:
     from matplotlib.image import imread

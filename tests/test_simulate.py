@@ -234,6 +234,7 @@ def test_the_bar_shows_what_is_known_of_a_step(rho: float | None, epsilon: float
 # -- pictures of several -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_seeds_of_one_study_are_one_curve_with_a_band(toy: Path, tmp_path: Path, fedrho: Run) -> None:
     run_toy(tmp_path / "other-seed", *toy_study(seed=1))
     quiet = {**study_values()["task"], "privacy": {"clip_norm": 0.5, "rho": 3.0, "delta": 1e-7}}
@@ -268,6 +269,7 @@ def test_the_pictures_of_a_study_that_is_not_finished_can_be_drawn(tmp_path: Pat
     assert "steps released" in texts(tmp_path / "stopped" / "plots" / "accuracy.svg")
 
 
+@pytest.mark.slow
 def test_a_picture_of_paths_says_what_makes_them_comparable(fedrho: Run) -> None:
     code, out, _ = fedrho("paths", "--steps", 64, "--plot", "paths.svg", "--seed", 2, "--json")
     assert code == 0

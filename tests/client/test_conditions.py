@@ -272,6 +272,7 @@ def test_errors_of_the_work_come_through_and_so_does_being_cancelled() -> None:
     assert ended == ["endless"]
 
 
+@pytest.mark.slow
 def test_waiting_ends_when_conditions_hold_and_each_is_named_once() -> None:
     condition = Fixed("14:01")
     told: list[str] = []

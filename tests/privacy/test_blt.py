@@ -164,6 +164,7 @@ def test_no_nearby_buffers_are_better_than_the_optimal_ones(buffers: int) -> Non
                 assert rmse_loss(blt(tuple(one), tuple(two)), 200, participation) >= best * (1 - 1e-9)
 
 
+@pytest.mark.slow
 def test_the_best_number_of_buffers_is_kept_and_the_answer_is_always_the_same() -> None:
     participation = Participation(4, 50)
     decay, scale = optimal_buffers(200, participation)

@@ -305,6 +305,7 @@ def test_what_takes_about_a_second_is_exact(steps: int, times: int, separation: 
     assert tree_sensitivity(steps, Participation(times, separation)).exact
 
 
+@pytest.mark.slow
 def test_what_the_exact_program_cannot_afford_is_priced_by_the_lower_bound() -> None:
     trees, times, separation = (Tree(100_000),), 100_000, 1
     assert not is_affordable(trees, times, separation)

@@ -101,7 +101,7 @@ class Device:
         if (answer.plan.step, answer.plan.attempt) in self.contributed:
             return  # as its history would tell an honest one; without tags the server knows sessions alone
         shard, begin = self._wire.to(answer.upload_address), BeginUpload(answer.session, answer.ticket)
-        for _ in range(4):
+        for _ in range(100):  # who gives up keeps a seat until the lease is over; when those keep them all, everybody waits
             reservation = await shard.begin_upload(begin)
             if reservation.answer is Go.WAIT:
                 await asyncio.sleep(0.05)

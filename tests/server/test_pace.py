@@ -126,6 +126,7 @@ def share_filled_at_once(world: World, warm_up: int) -> float:
     return float(np.mean([attempt == 1 and sufficed for _, attempt, sufficed in world.steps[warm_up:]]))
 
 
+@pytest.mark.slow
 def test_of_a_million_devices_about_as_many_come_in_a_step_as_it_has_seats_and_some_to_spare() -> None:
     world = World(paced(1_000_000, 400), 1_000_000, 0.2)
     world.until(35)
@@ -143,6 +144,7 @@ def test_a_wrong_guess_of_how_many_devices_there_are_is_corrected(guessed: int, 
     assert world.run.pace.population == pytest.approx(devices, rel=0.2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("drop_out", [0.2, 0.5])
 def test_the_drop_out_is_learned_and_then_the_seats_suffice(drop_out: float) -> None:
     """The standard deviation of one attempt's share is 4 %, of the average over attempts a third of that."""

@@ -111,6 +111,7 @@ def silent_for(address: str, seconds: float) -> bool:
         return not closed and not [frame for frame in frames if frame.kind in (GOAWAY, RST_STREAM)]
 
 
+@pytest.mark.slow
 @effect("grpc.keepalive_time_ms", "grpc.http2.ping_timeout_ms")
 def test_dead_peer_with_an_open_call_is_noticed() -> None:
     """keepalive_timeout_ms does nothing in grpcio 1.85; ping_timeout_ms took its place."""
@@ -133,6 +134,7 @@ class PermittingPort(DevicePort):
         return [(name, 1 if name == "grpc.keepalive_permit_without_calls" else value) for name, value in super().options()]
 
 
+@pytest.mark.slow
 @effect("grpc.keepalive_permit_without_calls")
 def test_peer_without_a_call_is_not_pinged_and_may_not_ping() -> None:
     def pings(address: str) -> int:

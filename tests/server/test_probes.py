@@ -281,6 +281,9 @@ def test_second_stream_of_a_session_is_refused_and_the_first_counts() -> None:
 # -- streams that stand still, or end in the middle ---------------------------------------------------------------------------
 
 SHORT = {"UploadUpdate": Cap(0.6, 64, read_seconds=0.25, first_read_seconds=0.25)}
+DROP_SECONDS = 0.3
+DROPS = {"UploadUpdate": Cap(1.2, 64, read_seconds=0.9, first_read_seconds=0.9)}
+"""Each drop renews the time for a message, so that the time for all of the call is over first."""
 
 
 def stalled(session: bytes, sent: int) -> AsyncIterator[bytes]:
@@ -305,12 +308,14 @@ def test_stalled_upload_is_ended_and_its_session_can_be_sent_again(sent: int) ->
 def test_upload_in_drops_is_ended_when_its_budget_is_spent() -> None:
     async def test() -> None:
         run = attacked_run(size=10 * CHUNK_BYTES)
-        async with served(run, caps=SHORT) as address, Stranger(address) as stranger:
+        async with served(run, caps=DROPS) as address, Stranger(address) as stranger:
 
             async def drops() -> AsyncIterator[bytes]:
-                for part in encoded(session, one_hot(5, size=run.progress.weights.size)):
+                """None is on its way when the call is ended: gRPC's client would tell of that, and not of the answer."""
+                for part in encoded(session, one_hot(5, size=run.progress.weights.size))[:3]:
                     yield part
-                    await asyncio.sleep(0.15)
+                    await asyncio.sleep(DROP_SECONDS)
+                await asyncio.sleep(30)
 
             session = await stranger.reserve(run.run)
             assert await stranger.send(drops()) == ("DEADLINE_EXCEEDED", TOO_LONG)

@@ -31,6 +31,7 @@ def killed() -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
 def test_a_study_killed_at_any_point_and_taken_up_leaves_the_bytes_of_an_unbroken_one(killed: dict[str, Any]) -> None:
     assert len(killed["killed"]) >= 10
     for point, found in killed["killed"].items():

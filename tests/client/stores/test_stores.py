@@ -49,6 +49,7 @@ def test_store_travels_light(kind: str, tmp_path: Path) -> None:
     assert contents(pickle.loads(small)) == contents(store)
 
 
+@pytest.mark.slow
 def test_store_works_in_another_process(tmp_path: Path) -> None:
     store = STORES["csv"](tmp_path)
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:

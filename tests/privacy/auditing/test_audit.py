@@ -63,6 +63,7 @@ def test_one_run_bound_of_an_honest_mechanism_is_far_from_nothing() -> None:
     assert attacked(priced_at(IndependentGaussian, 2.63)).one_run.low > 2.0
 
 
+@pytest.mark.slow
 def test_verdict_on_a_claim_without_room_is_wrong_no_more_often_than_said() -> None:
     """60 runs at a false alarm of one in five: Binomial(60, .2) has mean 12 and deviation 3.1; five more are allowed."""
     mechanism, wrong = IndependentGaussian(GRID, 0.5), 0

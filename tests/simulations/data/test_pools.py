@@ -85,6 +85,7 @@ def test_seeds_decide_and_devices_differ(section: dict[str, Any]) -> None:
     assert digest(first.examples(3)) != digest(other.examples(3)) != digest(first.examples(4))
 
 
+@pytest.mark.slow
 def test_another_process_has_the_same_bytes() -> None:
     program = (
         "import json, sys\n"

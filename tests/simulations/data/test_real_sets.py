@@ -208,6 +208,7 @@ def test_records_packed_otherwise_are_the_same_speeches(name: str, copies: Path)
     assert file.content(copies / file.name) == file.content_sha256
 
 
+@pytest.mark.slow
 def test_another_process_has_the_same_bytes() -> None:
     names = ("mnist", "adult", "shakespeare")
     program = (
