@@ -70,6 +70,7 @@ def test_the_clip_norm_follows_the_formula() -> None:
     assert state.clip_norm == pytest.approx(0.1 * math.exp(-0.2 * (state.fraction - 0.7)), rel=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("start", [1e-3, 50.0])
 def test_the_clip_norm_finds_the_quantile(start: float) -> None:
     """Norms uniform over (0, 2): the 0.75 quantile is 1.5. The last 50 of 300 steps average out the count's noise."""

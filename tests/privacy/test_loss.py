@@ -199,6 +199,7 @@ def test_optimal_losses_are_those_of_jax_privacy_or_smaller() -> None:
     assert loss_of(BufferedToeplitz(GRID, 1.0, *JAX_PRIVACY_BLT2), run, "rmse") == pytest.approx(JAX_PRIVACY_BLT2_RMSE, rel=1e-7)
 
 
+@pytest.mark.slow
 def test_better_noise_has_the_smaller_loss_at_every_size() -> None:
     run: Run = (300, 50, 5)
     independent, tree = IndependentGaussian(GRID, 1.0), BinaryTree(GRID, 1.0)

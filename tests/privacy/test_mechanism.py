@@ -114,6 +114,7 @@ def test_a_release_is_the_data_plus_noise_that_does_not_depend_on_it(case: Case)
     assert np.array_equal(stream(mechanism, totals, SeededNoise("addition")) - noise, totals)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("steps", "times", "separation"), [(9, 3, 2), (12, 4, 3), (10, 10, 1), (8, 2, 5)])
 def test_one_client_moves_the_whitened_stream_by_no_more_than_the_sensitivity(
     case: Case, steps: int, times: int, separation: int

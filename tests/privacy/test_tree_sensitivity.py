@@ -263,6 +263,7 @@ def some_forests(count: int, most_steps: int) -> Iterator[tuple[Trees, int, int]
         yield trees, dice.randint(1, 40), dice.randint(1, 60)
 
 
+@pytest.mark.slow
 def test_the_bounds_are_never_below_the_exact_value() -> None:
     for trees, times, separation in some_forests(400, 300):
         exact = exact_squares(trees, times, separation)
@@ -277,6 +278,7 @@ def test_merging_leaves_costs_nothing_where_everything_is_divisible() -> None:
         assert exact_squares((Tree(steps // 4),), times, separation // 4, 2) == sensitivity(steps, times, separation)
 
 
+@pytest.mark.slow
 def test_merging_four_leaves_is_tight_at_wide_separations() -> None:
     """At b >= 60, the merged program allows a separation that is at most 5 % smaller; measured on these seeds."""
     excess = []
@@ -316,6 +318,7 @@ def test_what_the_exact_program_cannot_afford_is_priced_by_the_lower_bound() -> 
         exact_squares(trees, times, separation)
 
 
+@pytest.mark.slow
 def test_passes_in_one_order_equal_exhaustive_search_and_fewer_passes_are_bounded() -> None:
     dice, exact = random.Random(13), 0
     for _ in range(600):
