@@ -1,4 +1,4 @@
-"""Two small models for 8x8 grey digits (64 inputs scaled to [0, 1], 10 classes)."""
+"""Three small models for 8x8 grey digits (64 inputs scaled to [0, 1], 10 classes)."""
 
 from __future__ import annotations
 
@@ -33,5 +33,19 @@ def build_mlp() -> keras.Model:
     )
 
 
+def build_wide_mlp() -> keras.Model:
+    """One hidden layer of 128 rectified units: 64 * 128 + 128 + 128 * 10 + 10 = 9,610 parameters."""
+    from fedrho.models.backend import keras
+
+    return keras.Sequential(
+        [
+            keras.Input(INPUT_SHAPE),
+            keras.layers.Dense(128, activation="relu", name="hidden"),
+            keras.layers.Dense(CLASSES, name="logits"),
+        ]
+    )
+
+
 LOGISTIC = register(ModelSpec("digits-logistic", "logistic regression on 8x8 digits", INPUT_SHAPE, CLASSES, build_logistic))
 MLP = register(ModelSpec("digits-mlp", "one hidden layer on 8x8 digits", INPUT_SHAPE, CLASSES, build_mlp))
+WIDE_MLP = register(ModelSpec("digits-wide-mlp", "a wider hidden layer on 8x8 digits", INPUT_SHAPE, CLASSES, build_wide_mlp))

@@ -10,12 +10,14 @@ from numpy.typing import NDArray
 
 from fedrho.models.backend import keras, tf
 from fedrho.models.base import ModelSpec, Outputs, UnknownModel
+from fedrho.models.likelihoods import likelihood_loss
 from fedrho.models.optimizers import PLAIN, LocalOptimizer
 
 FloatVector = NDArray[np.float32]
 Inputs = NDArray[np.float32] | NDArray[np.int32]
-LocalStep = Callable[[Inputs, NDArray[np.int32]], None]
-"""Takes the features and labels of a batch, and changes the weights."""
+Targets = NDArray[np.int32] | NDArray[np.float32]
+LocalStep = Callable[[Inputs, Targets], None]
+"""Takes the features and labels of a batch, or the likelihoods of answers about them, and changes the weights."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,10 @@ class FlatModel:
     statistics, frozen layers or the state of random numbers would escape all three, and pass from one training to the next.
     """
 
-    def __init__(self, spec: ModelSpec, seed: int = 0) -> None:
+    def __init__(self, spec: ModelSpec, seed: int = 0, on_likelihoods: bool = False) -> None:
+        """`on_likelihoods`: what is trained on are not labels, but how probable an answer about each was under every label,
+        float32 of shape (batch, classes); the loss is `likelihood_loss`.
+        """
         keras.utils.set_random_seed(seed)
         self.spec = spec
         self.keras_model = spec.build()
@@ -46,11 +51,13 @@ class FlatModel:
         self.variables: list[tf.Variable] = [_inner(variable) for variable in self.keras_model.trainable_variables]
         self.layout = _layout(self.keras_model)
         self.size = sum(segment.size for segment in self.layout)
-        self.cross_entropy = keras.losses.SparseCategoricalCrossentropy(from_logits=spec.outputs is Outputs.LOGITS)
-        self.batch_of = [
-            tf.TensorSpec((None, *spec.input_shape), tf.as_dtype(spec.input_dtype), "features"),
-            tf.TensorSpec((None,), tf.int32, "labels"),
-        ]
+        from_logits = spec.outputs is Outputs.LOGITS
+        self.cross_entropy = keras.losses.SparseCategoricalCrossentropy(from_logits=from_logits)
+        self._losses = keras.losses.SparseCategoricalCrossentropy(from_logits=from_logits, reduction="none")
+        inputs = tf.TensorSpec((None, *spec.input_shape), tf.as_dtype(spec.input_dtype), "features")
+        self.tested_of = [inputs, tf.TensorSpec((None,), tf.int32, "labels")]
+        self.batch_of = [inputs, tf.TensorSpec((None, spec.classes), tf.float32, "labels")] if on_likelihoods else self.tested_of
+        self.loss = self._likelihood_loss if on_likelihoods else self.cross_entropy
         # Without autograph, which writes source files: training must leave nothing on the disk.
         self._step = tf.function(
             self._sgd_step, input_signature=[*self.batch_of, tf.TensorSpec((), tf.float32, "learning_rate")], autograph=False
@@ -68,7 +75,7 @@ class FlatModel:
         for variable, segment in zip(self.variables, self.layout, strict=True):
             variable.assign(weights[segment.offset : segment.offset + segment.size].reshape(segment.shape))
 
-    def sgd_step(self, features: Inputs, labels: NDArray[np.int32], learning_rate: float) -> None:
+    def sgd_step(self, features: Inputs, labels: Targets, learning_rate: float) -> None:
         """One step of plain SGD on the mean cross-entropy of a batch."""
         self._step(tf.constant(features), tf.constant(labels), tf.constant(learning_rate, tf.float32))
 
@@ -92,10 +99,25 @@ class FlatModel:
 
     def loss_and_gradients(self, features: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
         with tf.GradientTape() as tape:
-            loss = self.cross_entropy(labels, self.keras_model(features, training=True))
+            loss = self.loss(labels, self.keras_model(features, training=True))
             if self.keras_model.losses:
                 loss += tf.add_n(self.keras_model.losses)
         return loss, list(tape.gradient(loss, self.variables, unconnected_gradients=tf.UnconnectedGradients.ZERO))
+
+    def losses(self, labels: tf.Tensor, outputs: tf.Tensor) -> tf.Tensor:
+        """Of each example of shape (batch,), on labels or on likelihoods, as this model is trained."""
+        if self.batch_of is self.tested_of:
+            return self._losses(labels, outputs)
+        return likelihood_loss(self._log_probabilities(outputs), tf.math.log(labels))
+
+    def _log_probabilities(self, outputs: tf.Tensor) -> tf.Tensor:
+        if self.spec.outputs is Outputs.LOGITS:
+            return tf.nn.log_softmax(outputs)
+        shares = outputs / tf.reduce_sum(outputs, axis=1, keepdims=True)
+        return tf.math.log(tf.clip_by_value(shares, keras.config.epsilon(), 1.0))
+
+    def _likelihood_loss(self, likelihoods: tf.Tensor, outputs: tf.Tensor) -> tf.Tensor:
+        return tf.reduce_mean(self.losses(likelihoods, outputs))
 
     def traced(self, step: Callable[[tf.Tensor, tf.Tensor], None]) -> Callable[[tf.Tensor, tf.Tensor], None]:
         """`step` as one TensorFlow function of a batch."""

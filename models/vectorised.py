@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import Final
 
 from fedrho.models.backend import keras, tf
-from fedrho.models.base import ModelSpec, Outputs
+from fedrho.models.base import ModelSpec
 from fedrho.models.flat import FlatModel, innermost
 from fedrho.models.optimizers import PLAIN, LocalOptimizer
 
@@ -62,8 +62,6 @@ class StackedTraining:
         self._model = model
         self._rate = optimizer.learning_rate
         self._momentum = optimizer.momentum
-        from_logits = model.spec.outputs is Outputs.LOGITS
-        self._loss = keras.losses.SparseCategoricalCrossentropy(from_logits=from_logits, reduction="none")
 
     def __call__(
         self, weights: tf.Tensor, features: tf.Tensor, labels: tf.Tensor, batches: tuple[tf.Tensor, tf.Tensor, tf.Tensor]
@@ -118,7 +116,7 @@ class StackedTraining:
             outputs, _, own = self._model.keras_model.stateless_call(variables, [], features, training=True, return_losses=True)
             if own:  # some are of all examples of a batch, and a batch that is filled up has too many
                 raise NotVectorised(f"model {self._model.spec.name!r} has layers with a loss of their own, as regularizers are")
-            loss = tf.reduce_sum(self._loss(labels, outputs) * share)
+            loss = tf.reduce_sum(self._model.losses(labels, outputs) * share)
         gradients = tape.gradient(loss, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
         return loss, [tf.convert_to_tensor(gradient) for gradient in gradients]
 

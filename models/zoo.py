@@ -3,12 +3,12 @@
 Importing this registers the first; it is the one place that lists the families.
 """
 
-from fedrho.models import base, digits, images, tables, windows
+from fedrho.models import base, digits, images, ratings, resnet, tables, windows
 from fedrho.models.base import ModelSpec, UnknownModel, registered
 from fedrho.models.plugins import load_plugin, plugin_names
 from fedrho.models.saved import is_saved
 
-__all__ = ["ModelSpec", "UnknownModel", "digits", "images", "lookup", "names", "tables", "windows"]
+__all__ = ["ModelSpec", "UnknownModel", "digits", "images", "lookup", "names", "ratings", "resnet", "tables", "windows"]
 
 
 def names() -> tuple[str, ...]:
