@@ -9,11 +9,12 @@ from collections.abc import AsyncIterator, Callable, Container, Coroutine, Itera
 from contextlib import AsyncExitStack, asynccontextmanager, closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from fedrho.client.conditions import Conditions, Interrupted
 from fedrho.client.examples import ExampleStore
 from fedrho.client.history import DeviceHistory, HistoryError, since_boot
+from fedrho.client.labels import Answer, answered_by, answering, objecting
 from fedrho.client.limits import NO_LIMITS, Limits
 from fedrho.client.participant import Outcome, Participant, Prove, Result, Train, WireLost
 from fedrho.client.scheduler import draw, within
@@ -34,6 +35,12 @@ WITH_TLS = (
 Watch = Callable[[str, Outcome], None]
 Examples = Callable[[RoundPlan], ExampleStore]
 """Those of one device, for the model of a plan."""
+
+
+class MakeTrain(Protocol):
+    """The training of one device, from its examples and from how it answers for their labels."""
+
+    def __call__(self, examples: Examples, answer: Answer | None = None) -> Train: ...
 
 
 class ServerUnreachable(ConnectionError):
@@ -133,8 +140,8 @@ async def run_devices(
             watch(name, outcome)
 
         async def run(name: str, examples: ExampleStore) -> None:
-            train = on(lambda _: examples)
             history = histories / f"{name}.sqlite"
+            train = on(lambda _: examples, answering(history, owner.limits))
             async with joined(server, history, models, train, (prove or {}).get(name), owner.limits) as participant:
                 visits = Visits(participant, server.address, patience, owner.conditions)
                 await visits.run(lambda outcome: seen(name, outcome), lambda why: waiting(name, why))
@@ -154,16 +161,20 @@ async def together(devices: Iterable[Coroutine[Any, Any, None]]) -> None:
 
 
 @asynccontextmanager
-async def training(limits: TrainingLimits, warm: bool = False) -> AsyncIterator[Callable[[Examples], Train]]:
-    """Makes the training of each device, given its examples; all take turns in one process, which ends with the block.
+async def training(limits: TrainingLimits, warm: bool = False) -> AsyncIterator[MakeTrain]:
+    """Makes the training of each device, given its examples, and how it answers for their labels where a plan asks for that; all
+    take turns in one process, which ends with the block. That process sees answers alone where they are asked for.
 
     It starts with the first training, or at once to be `warm`.
     """
     process = TrainingProcess(limits)
 
-    def on(examples: Examples) -> Train:
+    def on(examples: Examples, answer: Answer | None = None) -> Train:
         async def train(plan: RoundPlan, weights: FloatVector) -> Update:
-            return await process.train(plan, weights, examples(plan))
+            held = examples(plan)
+            if plan.labels is not None:
+                held = await asyncio.to_thread(answered_by(answer), plan, held)
+            return await process.train(plan, weights, held)
 
         return train
 
@@ -187,7 +198,9 @@ async def joined(
         opened.callback(remembered.close)
         opened.push_async_callback(wire.close)
         reader = SpecReader(wire.population, trusting(server, remembered), since_boot)
-        yield Participant(wire, reader, remembered, models, train, asyncio.sleep, new_id, prove, limits)
+        yield Participant(
+            wire, reader, remembered, models, train, asyncio.sleep, new_id, prove, limits, objecting(history, limits)
+        )
 
 
 def new_id() -> bytes:

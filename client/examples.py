@@ -12,7 +12,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import islice
 from types import TracebackType
 from typing import Protocol
 
@@ -24,6 +25,7 @@ from fedrho.protos.messages import RoundPlan
 Features = NDArray[np.float32] | NDArray[np.int32]
 """Numbers, or the ids of tokens."""
 Labels = NDArray[np.int32]
+Likelihoods = NDArray[np.float32]
 Example = tuple[ArrayLike, int]
 
 
@@ -33,6 +35,9 @@ class Batch:
 
     features: Features
     labels: Labels
+    likelihoods: Likelihoods | None = None
+    """Where a task has label privacy with a correction: how probable each record's answer is under each label, float32 (batch,
+    classes). Nobody's own store gives them."""
 
 
 class ExampleStore(Protocol):
@@ -90,6 +95,44 @@ class ArrayExamples:
     def batches(self, plan: RoundPlan) -> Iterator[Batch]:
         for chosen in orders(len(self), plan):
             yield Batch(self._features[chosen], self._labels[chosen])
+
+
+class AnsweredExamples:
+    """What the training process is given where a task has label privacy: features and answers, and no true label.
+
+    `told` are noisy labels int32 (n,), or likelihoods float32 (n, classes).
+    """
+
+    def __init__(self, features: Features, told: Labels | Likelihoods) -> None:
+        self._features, self._told = features, told
+
+    def __len__(self) -> int:
+        return len(self._told)
+
+    def batches(self, plan: RoundPlan) -> Iterator[Batch]:
+        for chosen in orders(len(self), plan):
+            told = self._told[chosen]
+            if told.ndim == 1:
+                yield Batch(self._features[chosen], told.astype(np.int32))
+            else:
+                yield Batch(self._features[chosen], np.zeros(len(chosen), np.int32), told.astype(np.float32))
+
+
+def batches(plan: RoundPlan, examples: ExampleStore) -> Iterator[Batch]:
+    """What a plan trains on: all batches of its epochs; or exactly `local_steps` of them, where epochs follow one another."""
+    if not plan.local_steps:
+        return iter(examples.batches(plan))
+    return islice(_epoch_after_epoch(replace(plan, epochs=plan.local_steps), examples), plan.local_steps)
+
+
+def _epoch_after_epoch(plan: RoundPlan, examples: ExampleStore) -> Iterator[Batch]:
+    """Without end, even of a store that gives fewer epochs than it is asked for; nothing of one that is empty."""
+    found = True
+    while found:
+        found = False
+        for batch in examples.batches(plan):
+            found = True
+            yield batch
 
 
 def finite(values: NDArray[np.generic]) -> NDArray[np.float32]:

@@ -22,6 +22,7 @@ from typing import Final
 
 from fedrho.client.app import Server, ServerUnreachable, new_id, together, trusting
 from fedrho.client.history import DeviceHistory, since_boot
+from fedrho.client.labels import objecting
 from fedrho.client.participant import Outcome, Participant, Prove, Result, Train, WireLost
 from fedrho.client.scheduler import draw, within
 from fedrho.client.spec import Known, SpecReader
@@ -249,7 +250,8 @@ class Device:
     def participant(self, wire: FleetWire, history: DeviceHistory, models: Container[str], prove: Prove | None) -> Participant:
         assert self.reader is not None
         seen = Seen(history, self.latest)
-        return Participant(wire, self.reader, seen, models, self.train, asyncio.sleep, new_id, prove)
+        objects = objecting(self.path)
+        return Participant(wire, self.reader, seen, models, self.train, asyncio.sleep, new_id, prove, labels=objects)
 
 
 @dataclass(frozen=True)

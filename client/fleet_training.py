@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedrho.client.examples import ExampleStore
+from fedrho.client.labels import Answer, answered_by
 from fedrho.client.participant import BadPlan, Train
 from fedrho.models.digits import CLASSES, INPUT_SHAPE, LOGISTIC
 from fedrho.models.optimizers import PLAIN
@@ -21,14 +22,21 @@ Compute = Callable[[RoundPlan, FloatVector, ExampleStore], Update]
 
 
 @contextmanager
-def fleet_training(examples: Callable[[int, str], ExampleStore], random: bool = False) -> Iterator[Callable[[int], Train]]:
-    """Makes the training of each device, given its number's examples for a model; all take turns on one thread."""
+def fleet_training(
+    examples: Callable[[int, str], ExampleStore], random: bool = False, answer: Callable[[int], Answer] | None = None
+) -> Iterator[Callable[[int], Train]]:
+    """Makes the training of each device, given its number's examples for a model, and how it answers for their labels; all take
+    turns on one thread.
+    """
     compute = noise if random else trained()
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="train") as pool:
 
         def on(number: int) -> Train:
             def work(plan: RoundPlan, weights: FloatVector) -> Update:
-                return compute(plan, weights, examples(number, plan.model))
+                held = examples(number, plan.model)
+                if plan.labels is not None:
+                    held = answered_by(answer and answer(number))(plan, held)
+                return compute(plan, weights, held)
 
             async def train(plan: RoundPlan, weights: FloatVector) -> Update:
                 return await asyncio.get_running_loop().run_in_executor(pool, work, plan, weights)
@@ -62,7 +70,10 @@ def logistic(plan: RoundPlan, weights: FloatVector, examples: ExampleStore) -> U
     kernel, bias = weights[: inputs * CLASSES].reshape(inputs, CLASSES).copy(), weights[inputs * CLASSES :].copy()
     for batch in examples.batches(plan):
         errors = _softmax(batch.features @ kernel + bias)
-        errors[np.arange(len(batch.labels)), batch.labels] -= 1.0
+        if batch.likelihoods is None:
+            errors[np.arange(len(batch.labels)), batch.labels] -= 1.0
+        else:
+            errors -= _posterior(errors, batch.likelihoods)
         rate = np.float32(plan.learning_rate / len(batch.labels))
         kernel -= rate * (batch.features.T @ errors)
         bias -= rate * errors.sum(axis=0)
@@ -72,6 +83,12 @@ def logistic(plan: RoundPlan, weights: FloatVector, examples: ExampleStore) -> U
 def noise(plan: RoundPlan, weights: FloatVector, examples: ExampleStore) -> Update:
     """No training at all: a load that teaches the model nothing."""
     return Update(np.random.default_rng().standard_normal(plan.size, dtype=np.float32))
+
+
+def _posterior(predicted: NDArray[np.float32], likelihoods: NDArray[np.float32]) -> NDArray[np.float32]:
+    joint = predicted * likelihoods
+    scaled: NDArray[np.float32] = joint / joint.sum(axis=1, keepdims=True)
+    return scaled
 
 
 def _softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -306,7 +306,7 @@ class DeviceHistory:
 
     def _news_of(self, key: bytes, epoch: int, task: TaskSpec) -> Iterator[tuple[str, tuple[Any, ...]]]:
         said = (epoch.to_bytes(EPOCH_BYTES, "big"), task.released, int(task.ended), task.began)
-        announced = {name: getattr(task, name) for name in ("task", "model", "size", "steps")} | {"terms": asdict(task.terms)}
+        announced = {name: getattr(task, name) for name in ("task", "model", "size", "steps")} | {"terms": _plain(task.terms)}
         row = self._database.execute(
             "SELECT epoch, released, ended, began, announced FROM runs WHERE key = ? AND run = ?", (key, task.run)
         ).fetchone()
@@ -373,6 +373,12 @@ class DeviceHistory:
         return highest
 
 
+def _plain(terms: PrivacyTerms) -> dict[str, Any]:
+    """As they come back from JSON."""
+    plain: dict[str, Any] = json.loads(json.dumps(asdict(terms)))
+    return plain
+
+
 def _make_sense(terms: PrivacyTerms) -> bool:
     """Others are not remembered: nothing is ever given under them."""
     try:
@@ -407,4 +413,6 @@ def _weaker(name: str, before: dict[str, Any], now: dict[str, Any]) -> str:
         old, new = before["terms"][key], now["terms"][key]
         if new != old and looser(old, new) == new:
             return f"{name}: weaker terms, {key} is {new:g} now, after {old:g}"
+    if now["terms"]["labels"] != before["terms"].get("labels"):
+        return f"{name}: asks for labels under other terms than before"
     return ""

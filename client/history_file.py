@@ -54,6 +54,17 @@ MIGRATIONS = (
         "CREATE TABLE incidents (number INTEGER PRIMARY KEY, first REAL NOT NULL, last REAL NOT NULL, times INTEGER NOT NULL, "
         "kind TEXT NOT NULL, detail TEXT NOT NULL, run BLOB NOT NULL, UNIQUE (kind, detail, run)) STRICT",
     ),
+    (
+        "CREATE TABLE label_key (one INTEGER PRIMARY KEY CHECK (one = 1), key BLOB NOT NULL) STRICT",
+        "CREATE TABLE label_terms (number INTEGER PRIMARY KEY, view TEXT NOT NULL, said TEXT NOT NULL, epsilon REAL NOT NULL, "
+        "UNIQUE (view, said)) STRICT",
+        "CREATE TABLE label_askings (number INTEGER PRIMARY KEY, terms INTEGER NOT NULL, run BLOB NOT NULL, at REAL NOT NULL, "
+        "count INTEGER NOT NULL, digest BLOB NOT NULL) STRICT",
+        "CREATE TABLE label_likelihoods (number INTEGER PRIMARY KEY, row BLOB NOT NULL UNIQUE) STRICT",
+        "CREATE TABLE label_answers (record BLOB NOT NULL, terms INTEGER NOT NULL, asking INTEGER NOT NULL, "
+        "label INTEGER NOT NULL, size INTEGER NOT NULL, likelihood INTEGER NOT NULL, PRIMARY KEY (record, terms)) "
+        "STRICT, WITHOUT ROWID",
+    ),
 )
 """What leads from each version of the file to the next; an empty file is version 0.
 
@@ -61,6 +72,8 @@ ticks        how far the device's clock had gone when it contributed, leaps back
 signed       a time that each population signed then, or the first that was heard of it later
 populations  the highest signed time; `since`: from when on this device has heard it; `blind`: what began by then may be unknown
 runs         what was announced of a run, the strictest of it; never weaker later
+label_*      what was answered for labels, under which terms (`labels.py`); never a label itself. The many rows of answers and
+             likelihoods are not sealed one by one: each asking seals its own
 seal         which history this is, when it began to be trusted, and a digest over everything that decides
 incidents    what the owner should know
 """
@@ -73,6 +86,9 @@ COLUMNS = {
     "signed": "run, step, key, at",
     "populations": "key, server_time, since, blind",
     "runs": "key, run, epoch, released, ended, began, announced",
+    "label_key": "one, key",
+    "label_terms": "number, view, said, epsilon",
+    "label_askings": "number, terms, run, at, count, digest",
     "seal": "one, instance, base, inode, born, trusted, losses, clock, ticks",
 }
 MOST_INCIDENTS = 500
@@ -98,6 +114,8 @@ def digest(database: sqlite3.Connection) -> bytes:
     total = hashlib.sha256()
     for table, columns in COLUMNS.items():
         rows = sorted(repr(row).encode() for row in database.execute(f"SELECT {columns} FROM {table}"))
+        if table.startswith("label_") and not rows:
+            continue  # as sealed by versions that had no such table
         total.update(f"{table} {len(rows)}\n".encode() + b"\n".join(rows))
     return total.digest()
 
@@ -278,8 +296,10 @@ class HistoryFile:
         return self.database.execute("SELECT 1 FROM seal").fetchone() is not None
 
     def _counter(self) -> int:
-        """Contributions, and what an earlier history here has counted."""
-        given = self.database.execute("SELECT count(*) FROM contributions").fetchone()[0]
+        """Contributions and askings of labels, and what an earlier history here has counted."""
+        given = self.database.execute(
+            "SELECT (SELECT count(*) FROM contributions) + (SELECT count(*) FROM label_askings)"
+        ).fetchone()[0]
         return int(self.value("base") + given)
 
     @retry(retry=retry_if_exception(_is_busy), stop=stop_after_delay(BUSY_SECONDS), wait=wait_random(0.01, 0.1), reraise=True)

@@ -57,8 +57,24 @@ class PopulationSeen:
 
 
 @dataclass(frozen=True)
+class LabelsAnswered:
+    """Labels that answered under the same terms: what each of them paid, and how many there are; never what they answered."""
+
+    mechanism: str
+    epsilon: float
+    prior: tuple[float, ...]
+    classes: int
+    labels: int
+    first: float
+    last: float
+
+
+@dataclass(frozen=True)
 class DeviceLedger:
-    """All that the history of a device holds. `complete` is whether it knows of every contribution, as far as can be told."""
+    """All that the history of a device holds. `complete` is whether it knows of every contribution, as far as can be told.
+
+    `label_epsilon` is the most that any one label has paid, by all answers together; 0 where none was asked.
+    """
 
     path: Path
     born: float | None
@@ -67,6 +83,8 @@ class DeviceLedger:
     runs: tuple[RunSeen, ...]
     incidents: tuple[Incident, ...]
     left: dict[str, float]
+    labels: tuple[LabelsAnswered, ...] = ()
+    label_epsilon: float = 0.0
 
 
 def read_ledger(path: Path) -> DeviceLedger:
@@ -82,7 +100,15 @@ def read_ledger(path: Path) -> DeviceLedger:
             if sealed is None or sealed[2] != digest(database):
                 raise HistoryError(f"{path}: damaged (a row was changed or is missing); {MEND}")
             return DeviceLedger(
-                path, sealed[0], not sealed[1], _populations(database), _runs(database, sealed[1]), _incidents(database), left
+                path,
+                sealed[0],
+                not sealed[1],
+                _populations(database),
+                _runs(database, sealed[1]),
+                _incidents(database),
+                left,
+                _labels(database),
+                label_epsilon(database),
             )
     except (OSError, sqlite3.Error, ValueError, TypeError, KeyError) as error:
         raise HistoryError(f"{path}: not a usable participation history ({error})") from error
@@ -112,6 +138,31 @@ def _runs(database: sqlite3.Connection, losses: int) -> tuple[RunSeen, ...]:
     heard = {one.run for one in found}
     others = (RunSeen(run, b"", 0, False, bool(losses), None, tuple(mine)) for run, mine in given.items() if run not in heard)
     return (*found, *others)
+
+
+def _labels(database: sqlite3.Connection) -> tuple[LabelsAnswered, ...]:
+    rows = database.execute(
+        "SELECT said, sum(count), min(at), max(at) FROM label_askings JOIN label_terms ON terms = label_terms.number "
+        "GROUP BY terms ORDER BY min(at), terms"
+    )
+    found = []
+    for said, count, first, last in rows:
+        mechanism, epsilon, prior, classes = json.loads(said)
+        found.append(LabelsAnswered(mechanism, epsilon, tuple(prior), classes, count, first, last))
+    return tuple(found)
+
+
+def label_epsilon(database: sqlite3.Connection, but: tuple[str, str] = ("", "")) -> float:
+    """The most that one label may have paid: of each view of the records the dearest one, all views together.
+
+    Without what was paid in the view and under the terms of `but`.
+    """
+    rows = database.execute(
+        "SELECT max(paid) FROM (SELECT view, sum(epsilon) AS paid FROM label_answers JOIN label_terms "
+        "ON terms = number WHERE NOT (view = ? AND said = ?) GROUP BY view, record) GROUP BY view",
+        but,
+    )
+    return float(sum(paid for (paid,) in rows))
 
 
 def _incidents(database: sqlite3.Connection) -> tuple[Incident, ...]:

@@ -1,6 +1,7 @@
 """What the owner of a device allows, whatever a population announces: "never weaker than these privacy terms".
 
-A task whose terms are weaker is not joined. What adds up over tasks, rho and groups, is kept by the device's history.
+A task whose terms are weaker is not joined. What adds up over tasks, rho and groups, is kept by the device's history, and what
+labels have cost by its memo of answers.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from fedrho.protos.messages import TaskSpec
+from fedrho.protos.messages import PrivacyTerms, TaskSpec
 
 Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
@@ -49,6 +50,8 @@ class Limits:
     populations: tuple[bytes, ...] | None = None
     models: tuple[str, ...] | None = None
     groups: tuple[Group, ...] = ()
+    max_label_epsilon_per_run: float | None = None
+    max_label_epsilon: float | None = None
 
     def objection(self, population: bytes, task: TaskSpec) -> str | None:
         """Why the owner does not want this task, from what it announces alone."""
@@ -65,7 +68,36 @@ class Limits:
             return f"a separation of {terms.min_separation} is below the owner's min_separation {self.min_separation}"
         if not terms.min_period_seconds >= self.min_period_seconds:
             return f"a period of {terms.min_period_seconds:g} s is below the owner's {self.min_period_seconds:g} s"
+        return self._objection_to_labels(terms)
+
+    def _objection_to_labels(self, terms: PrivacyTerms) -> str | None:
+        """A task that trains on labels as they are costs them any epsilon."""
+        for name in ("max_label_epsilon_per_run", "max_label_epsilon"):
+            most = getattr(self, name)
+            if most is None:
+                continue
+            if terms.labels is None:
+                return f"it trains on labels as they are, and the owner's {name} {most:g} asks for label privacy"
+            if not terms.labels.epsilon <= most:
+                return f"a label epsilon of {terms.labels.epsilon:g} is above the owner's {name} {most:g}"
         return None
+
+    def too_much_of_labels(self, asked_elsewhere: float, epsilon: float) -> str | None:
+        """Why labels whose answers to other terms have cost up to that much may not be asked under these.
+
+        Without a limit of the owner's a label is asked under one set of terms alone.
+        """
+        if asked_elsewhere == 0:
+            return None
+        total = asked_elsewhere + epsilon
+        if self.max_label_epsilon is None:
+            return (
+                f"labels were answered under other terms already, and with these may cost epsilon {total:g}; "
+                "the owner has set no max_label_epsilon that allows it"
+            )
+        if total <= self.max_label_epsilon:
+            return None
+        return f"with it a label may cost epsilon {total:g}, above the owner's max_label_epsilon {self.max_label_epsilon:g}"
 
     def too_much(self, spent: Mapping[bytes, float], run: bytes, rho: float) -> str | None:
         """Why the runs that this device contributed to, with what each may cost, leave no room for this one."""
@@ -101,6 +133,8 @@ class LimitsFile(_Table):
     populations: list[Key] | None = None
     models: list[str] | None = None
     groups: dict[str, GroupTable] = {}
+    max_label_epsilon_per_run: Amount | None = None
+    max_label_epsilon: Amount | None = None
 
 
 def parse_limits(text: str, source: str) -> Limits:
@@ -121,6 +155,8 @@ def parse_limits(text: str, source: str) -> Limits:
         None if file.populations is None else tuple(bytes.fromhex(key) for key in file.populations),
         None if file.models is None else tuple(file.models),
         _groups(file.groups),
+        file.max_label_epsilon_per_run,
+        file.max_label_epsilon,
     )
 
 

@@ -20,6 +20,9 @@ from fedrho.client.limits import NO_LIMITS, Limits
 from fedrho.client.spec import BadSpec, Known, SpecReader
 from fedrho.models.optimizers import LocalOptimizer
 from fedrho.privacy.clipping import clip
+from fedrho.privacy.labels.local import CORRECTIONS
+from fedrho.privacy.labels.local import MECHANISMS as LABEL_MECHANISMS
+from fedrho.privacy.labels.local import check_terms as check_label_terms
 from fedrho.privacy.participation import Participation
 from fedrho.privacy.vectors import Clipped, FloatVector, Grid, InvalidVector, Update
 from fedrho.protos.codec import MalformedMessage
@@ -132,6 +135,13 @@ else that it raises may depend on them."""
 Pause = Callable[[float], Awaitable[None]]
 NewId = Callable[[], bytes]
 Prove = Callable[[Known, CheckIn], DeviceProof]
+Objects = Callable[[TaskSpec], str]
+"""Why a device would not answer for its labels under a task's terms; empty where it would, or where it need not."""
+
+
+def no_memo(task: TaskSpec) -> str:
+    """Of a device that cannot remember what it has answered."""
+    return "it asks for answers for labels, and this device keeps none" if task.terms.labels is not None else ""
 
 
 class Result(Enum):
@@ -160,7 +170,8 @@ class Participant:
     """One device. `take_part` is one visit, from reading the spec to the receipt.
 
     `models` are those it has examples for; tasks with another are none of its business. `prove` shows a population that wants to
-    see it who vouches for this device. `limits` are the owner's: what is weaker is not joined.
+    see it who vouches for this device. `limits` are the owner's: what is weaker is not joined; `labels` objects where a label
+    would be asked more often than it may.
     """
 
     wire: Wire
@@ -172,6 +183,7 @@ class Participant:
     new_id: NewId
     prove: Prove | None = None
     limits: Limits = NO_LIMITS
+    labels: Objects = no_memo
 
     async def take_part(self) -> Outcome:
         """Raises WireLost when the server is gone, BadPlan or BadSpec when it asks for something else than it announced.
@@ -226,7 +238,7 @@ class Participant:
 
     def _acceptable(self, known: Known, task: TaskSpec) -> bool:
         """Whether device and owner can accept the terms at all; if not, the reason is on record."""
-        reason = unknown_terms(known, task) or self.limits.objection(known.public_key, task)
+        reason = unknown_terms(known, task) or self.limits.objection(known.public_key, task) or self.labels(task)
         if reason:
             self.history.note("not joined", f"{task.task}: {reason}", task.run)
         return not reason
@@ -336,6 +348,9 @@ def unknown_terms(known: Known, task: TaskSpec) -> str:
     """What in the terms of a task this version does not know, and so cannot keep; empty where it knows all."""
     if task.terms.mechanism not in MECHANISMS:
         return f"the mechanism {task.terms.mechanism!r} is unknown to this version of fedrho"
+    labels = task.terms.labels
+    if labels is not None and (labels.mechanism not in LABEL_MECHANISMS or labels.correction not in CORRECTIONS):
+        return f"its label terms, {labels.mechanism!r} with {labels.correction!r}, are unknown to this version of fedrho"
     return "its terms have a part that is unknown to this version of fedrho" if task.run in known.strange else ""
 
 
@@ -349,8 +364,8 @@ def asked_for(plan: RoundPlan, willing: Sequence[TaskSpec]) -> TaskSpec:
 
 def check_plan(plan: RoundPlan, task: TaskSpec) -> None:
     """The plan must be of the announced run, model and clip norm, and of a step that is still to come; raises BadPlan."""
-    announced = (task.run, task.model, task.size, task.terms.clip_norm)
-    if (plan.run, plan.model, plan.size, plan.clip_norm) != announced:
+    announced = (task.run, task.model, task.size, task.terms.clip_norm, task.terms.labels)
+    if (plan.run, plan.model, plan.size, plan.clip_norm, plan.labels) != announced:
         raise BadPlan("the plan differs from the announced task")
     if plan.encoding is not Encoding.for_grid(plan.grid_bits) or plan.chunk_bytes < 1:
         raise BadPlan("the plan's update cannot be encoded as it asks")
@@ -374,4 +389,7 @@ def promised(terms: PrivacyTerms) -> Participation:
     for name in ("clip_norm", "noise_multiplier", "rho_budget"):
         if not getattr(terms, name) > 0:
             raise ValueError(f"{name} must be above 0, not {getattr(terms, name):g}")
+    labels = terms.labels
+    if labels is not None and labels.mechanism in LABEL_MECHANISMS and labels.correction in CORRECTIONS:
+        check_label_terms(labels.mechanism, labels.epsilon, labels.prior, labels.correction)
     return Participation(terms.max_participations, terms.min_separation)

@@ -19,6 +19,7 @@ from fedrho.client.app import Owner, Server, joined, recorded, together, trainin
 from fedrho.client.conditions import Conditions, Interrupted
 from fedrho.client.examples import ExampleStore
 from fedrho.client.history import HistoryError, since_boot
+from fedrho.client.labels import answering
 from fedrho.client.participant import BadPlan, CannotTrain, Outcome, Participant, Prove, Result, WireLost
 from fedrho.client.scheduler import Schedule, a_day, within
 from fedrho.client.spec import BadSpec, Known, SpecReader
@@ -83,8 +84,8 @@ async def run_service(
     async with training(owner.training) as on:
 
         async def run(name: str) -> None:
-            train = on(lambda plan: held.examples(name, plan.model))
             history = histories / f"{name}.sqlite"
+            train = on(lambda plan: held.examples(name, plan.model), answering(history, owner.limits))
             async with joined(server, history, held, train, (prove or {}).get(name), owner.limits) as participant:
                 schedule = Schedule(histories / f"{name}.next.json")
                 await Service(schedule, server.address, owner.conditions, lambda line: say(name, line)).forever(participant)

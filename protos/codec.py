@@ -30,6 +30,7 @@ PROTOBUF: Final[dict[type[Any], type[Message]]] = {
     m.Willing: pb.Willing,
     m.DeviceProof: pb.DeviceProof,
     m.PrivacyTerms: pb.PrivacyTerms,
+    m.LabelTerms: pb.LabelTerms,
     m.CheckIn: pb.CheckInRequest,
     m.RetryWindow: pb.RetryWindow,
     m.RoundPlan: pb.RoundPlan,
@@ -63,6 +64,8 @@ LENGTHS: Final = {
 
 MOST_REPEATED: Final = 256
 """Entries of a repeated field: more tasks than any population has."""
+MOST_NUMBERS: Final = 10_000
+"""Of a repeated number: more classes than any prior is written down for."""
 
 SERVICE: Final = "fedrho.v1.DeviceService"
 """The full name of the service, as gRPC paths carry it."""
@@ -90,7 +93,7 @@ def decode(kind: type[T], data: bytes) -> T:
 def unknown_terms(spec: bytes) -> frozenset[bytes]:
     """The runs of a serialized PopulationSpec whose PrivacyTerms have a field that this version does not know."""
     tasks = _parse(pb.PopulationSpec, spec).tasks
-    return frozenset(task.run for task in tasks if len(UnknownFieldSet(task.terms)))
+    return frozenset(task.run for task in tasks if len(UnknownFieldSet(task.terms)) or len(UnknownFieldSet(task.terms.labels)))
 
 
 def encode_answer(answer: m.Assignment | m.TryLater) -> bytes:
@@ -215,8 +218,8 @@ def _typed(name: str, hint: Any, parsed: Any) -> Any:
         return _enum(hint, name, value)
     if get_origin(hint) is tuple:
         return _several(name, get_args(hint)[0], value)
-    if hint == m.DeviceProof | None:
-        return _from_protobuf(m.DeviceProof, value) if parsed.HasField(name) else None
+    if hint in (m.DeviceProof | None, m.LabelTerms | None):
+        return _from_protobuf(get_args(hint)[0], value) if parsed.HasField(name) else None
     if is_dataclass(hint):
         if not parsed.HasField(name):
             raise MalformedMessage(f"{name} is missing")
@@ -229,8 +232,12 @@ def _typed(name: str, hint: Any, parsed: Any) -> Any:
 
 
 def _several(name: str, kind: type[T], values: Any) -> tuple[T, ...]:
-    if len(values) > MOST_REPEATED:
+    if len(values) > (MOST_NUMBERS if kind is float else MOST_REPEATED):
         raise MalformedMessage(f"{name} has {len(values)} entries")
+    if kind is float:
+        if not all(map(math.isfinite, values)):
+            raise MalformedMessage(f"{name} holds a number that is not finite")
+        return tuple(values)
     return tuple(_from_protobuf(kind, one) for one in values)
 
 

@@ -112,7 +112,7 @@ class TaskSpec(_message.Message):
     def __init__(self, run: _Optional[bytes] = ..., task: _Optional[str] = ..., model: _Optional[str] = ..., size: _Optional[int] = ..., steps: _Optional[int] = ..., released: _Optional[int] = ..., terms: _Optional[_Union[PrivacyTerms, _Mapping]] = ..., wants_device_tag: bool = ..., ended: bool = ..., began: _Optional[float] = ...) -> None: ...
 
 class PrivacyTerms(_message.Message):
-    __slots__ = ("mechanism", "clip_norm", "noise_multiplier", "rho_budget", "max_participations", "min_separation", "min_period_seconds")
+    __slots__ = ("mechanism", "clip_norm", "noise_multiplier", "rho_budget", "max_participations", "min_separation", "min_period_seconds", "labels")
     MECHANISM_FIELD_NUMBER: _ClassVar[int]
     CLIP_NORM_FIELD_NUMBER: _ClassVar[int]
     NOISE_MULTIPLIER_FIELD_NUMBER: _ClassVar[int]
@@ -120,6 +120,7 @@ class PrivacyTerms(_message.Message):
     MAX_PARTICIPATIONS_FIELD_NUMBER: _ClassVar[int]
     MIN_SEPARATION_FIELD_NUMBER: _ClassVar[int]
     MIN_PERIOD_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
     mechanism: str
     clip_norm: float
     noise_multiplier: float
@@ -127,7 +128,20 @@ class PrivacyTerms(_message.Message):
     max_participations: int
     min_separation: int
     min_period_seconds: float
-    def __init__(self, mechanism: _Optional[str] = ..., clip_norm: _Optional[float] = ..., noise_multiplier: _Optional[float] = ..., rho_budget: _Optional[float] = ..., max_participations: _Optional[int] = ..., min_separation: _Optional[int] = ..., min_period_seconds: _Optional[float] = ...) -> None: ...
+    labels: LabelTerms
+    def __init__(self, mechanism: _Optional[str] = ..., clip_norm: _Optional[float] = ..., noise_multiplier: _Optional[float] = ..., rho_budget: _Optional[float] = ..., max_participations: _Optional[int] = ..., min_separation: _Optional[int] = ..., min_period_seconds: _Optional[float] = ..., labels: _Optional[_Union[LabelTerms, _Mapping]] = ...) -> None: ...
+
+class LabelTerms(_message.Message):
+    __slots__ = ("mechanism", "epsilon", "prior", "correction")
+    MECHANISM_FIELD_NUMBER: _ClassVar[int]
+    EPSILON_FIELD_NUMBER: _ClassVar[int]
+    PRIOR_FIELD_NUMBER: _ClassVar[int]
+    CORRECTION_FIELD_NUMBER: _ClassVar[int]
+    mechanism: str
+    epsilon: float
+    prior: _containers.RepeatedScalarFieldContainer[float]
+    correction: str
+    def __init__(self, mechanism: _Optional[str] = ..., epsilon: _Optional[float] = ..., prior: _Optional[_Iterable[float]] = ..., correction: _Optional[str] = ...) -> None: ...
 
 class CheckInRequest(_message.Message):
     __slots__ = ("request_id", "willing", "proof")
@@ -216,7 +230,7 @@ class TryLater(_message.Message):
     def __init__(self, reason: _Optional[_Union[TryLater.Reason, str]] = ..., retry: _Optional[_Union[RetryWindow, _Mapping]] = ...) -> None: ...
 
 class RoundPlan(_message.Message):
-    __slots__ = ("run", "step", "attempt", "model", "checkpoint_sha256", "size", "clip_norm", "grid_bits", "encoding", "epochs", "batch_size", "learning_rate", "chunk_bytes", "max_examples", "optimizer", "momentum", "local_steps")
+    __slots__ = ("run", "step", "attempt", "model", "checkpoint_sha256", "size", "clip_norm", "grid_bits", "encoding", "epochs", "batch_size", "learning_rate", "chunk_bytes", "max_examples", "optimizer", "momentum", "local_steps", "labels")
     RUN_FIELD_NUMBER: _ClassVar[int]
     STEP_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
@@ -234,6 +248,7 @@ class RoundPlan(_message.Message):
     OPTIMIZER_FIELD_NUMBER: _ClassVar[int]
     MOMENTUM_FIELD_NUMBER: _ClassVar[int]
     LOCAL_STEPS_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
     run: bytes
     step: int
     attempt: int
@@ -251,7 +266,8 @@ class RoundPlan(_message.Message):
     optimizer: str
     momentum: float
     local_steps: int
-    def __init__(self, run: _Optional[bytes] = ..., step: _Optional[int] = ..., attempt: _Optional[int] = ..., model: _Optional[str] = ..., checkpoint_sha256: _Optional[bytes] = ..., size: _Optional[int] = ..., clip_norm: _Optional[float] = ..., grid_bits: _Optional[int] = ..., encoding: _Optional[_Union[Encoding, str]] = ..., epochs: _Optional[int] = ..., batch_size: _Optional[int] = ..., learning_rate: _Optional[float] = ..., chunk_bytes: _Optional[int] = ..., max_examples: _Optional[int] = ..., optimizer: _Optional[str] = ..., momentum: _Optional[float] = ..., local_steps: _Optional[int] = ...) -> None: ...
+    labels: LabelTerms
+    def __init__(self, run: _Optional[bytes] = ..., step: _Optional[int] = ..., attempt: _Optional[int] = ..., model: _Optional[str] = ..., checkpoint_sha256: _Optional[bytes] = ..., size: _Optional[int] = ..., clip_norm: _Optional[float] = ..., grid_bits: _Optional[int] = ..., encoding: _Optional[_Union[Encoding, str]] = ..., epochs: _Optional[int] = ..., batch_size: _Optional[int] = ..., learning_rate: _Optional[float] = ..., chunk_bytes: _Optional[int] = ..., max_examples: _Optional[int] = ..., optimizer: _Optional[str] = ..., momentum: _Optional[float] = ..., local_steps: _Optional[int] = ..., labels: _Optional[_Union[LabelTerms, _Mapping]] = ...) -> None: ...
 
 class GetArtifactRequest(_message.Message):
     __slots__ = ("sha256", "offset")

@@ -90,6 +90,16 @@ class AbortReason(Enum):
 
 
 @dataclass(frozen=True)
+class LabelTerms:
+    """How a device answers for its labels, once, and what it trains with then; an empty prior is uniform."""
+
+    mechanism: str
+    epsilon: float
+    prior: tuple[float, ...] = ()
+    correction: str = "forward"
+
+
+@dataclass(frozen=True)
 class PrivacyTerms:
     mechanism: str
     clip_norm: float
@@ -98,6 +108,7 @@ class PrivacyTerms:
     max_participations: int
     min_separation: int
     min_period_seconds: float
+    labels: LabelTerms | None = None
 
 
 @dataclass(frozen=True)
@@ -188,6 +199,7 @@ class RoundPlan:
     optimizer: str = "sgd"
     momentum: float = 0.0
     local_steps: int = 0
+    labels: LabelTerms | None = None
 
 
 @dataclass(frozen=True)

@@ -14,45 +14,47 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x66\x65\x64rho/protos/operator.proto\x12\x12\x66\x65\x64rho.operator.v1\"^\n\tStatement\x12\x0c\n\x04unit\x18\x01 \x01(\t\x12\x12\n\nneighbours\x18\x02 \x01(\t\x12\x0b\n\x03rho\x18\x03 \x01(\x01\x12\x13\n\x0b\x61ssumptions\x18\x04 \x03(\t\x12\r\n\x05\x65xact\x18\x05 \x01(\x08\"\xda\x02\n\x03Run\x12\x0b\n\x03run\x18\x01 \x01(\x0c\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x11\n\talgorithm\x18\x03 \x01(\t\x12\r\n\x05model\x18\x04 \x01(\t\x12+\n\x05state\x18\x05 \x01(\x0e\x32\x1c.fedrho.operator.v1.RunState\x12\x0c\n\x04step\x18\x06 \x01(\r\x12\r\n\x05steps\x18\x07 \x01(\r\x12\x0f\n\x07\x61ttempt\x18\x08 \x01(\r\x12\x0c\n\x04goal\x18\t \x01(\r\x12\r\n\x05seats\x18\n \x01(\r\x12\x0e\n\x06\x66illed\x18\x0b \x01(\x01\x12\x10\n\x08\x64rop_out\x18\x0c \x01(\x01\x12\x30\n\tstatement\x18\r \x01(\x0b\x32\x1d.fedrho.operator.v1.Statement\x12\x12\n\nrho_budget\x18\x0e \x01(\x01\x12\r\n\x05\x64\x65lta\x18\x0f \x01(\x01\x12\x11\n\topened_at\x18\x10 \x01(\x01\x12\x14\n\x0c\x63ommitted_at\x18\x11 \x01(\x01\"\x11\n\x0fListRunsRequest\"j\n\x10ListRunsResponse\x12%\n\x04runs\x18\x01 \x03(\x0b\x32\x17.fedrho.operator.v1.Run\x12/\n\x08\x63ombined\x18\x02 \x01(\x0b\x32\x1d.fedrho.operator.v1.Statement\"\x12\n\x10WatchRunsRequest\"G\n\x11WatchRunsResponse\x12\x32\n\x04runs\x18\x01 \x01(\x0b\x32$.fedrho.operator.v1.ListRunsResponse\"\x1e\n\x0fPauseRunRequest\x12\x0b\n\x03run\x18\x01 \x01(\x0c\"\x12\n\x10PauseRunResponse\"\x1f\n\x10ResumeRunRequest\x12\x0b\n\x03run\x18\x01 \x01(\x0c\"\x13\n\x11ResumeRunResponse\"\x1f\n\x10\x43\x61ncelRunRequest\x12\x0b\n\x03run\x18\x01 \x01(\x0c\"\x13\n\x11\x43\x61ncelRunResponse\"!\n\x12\x45xportModelRequest\x12\x0b\n\x03run\x18\x01 \x01(\x0c\"b\n\x13\x45xportModelResponse\x12\x32\n\x06header\x18\x01 \x01(\x0b\x32 .fedrho.operator.v1.ExportHeaderH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\"D\n\x0c\x45xportHeader\x12\x0c\n\x04size\x18\x01 \x01(\x04\x12\x0e\n\x06sha256\x18\x02 \x01(\x0c\x12\x16\n\x0estatement_json\x18\x03 \x01(\t*\x82\x01\n\x08RunState\x12\x19\n\x15RUN_STATE_UNSPECIFIED\x10\x00\x12\x14\n\x10RUN_STATE_ACTIVE\x10\x01\x12\x14\n\x10RUN_STATE_PAUSED\x10\x02\x12\x17\n\x13RUN_STATE_CANCELLED\x10\x03\x12\x16\n\x12RUN_STATE_FINISHED\x10\x04\x32\xb1\x04\n\x0fOperatorService\x12U\n\x08ListRuns\x12#.fedrho.operator.v1.ListRunsRequest\x1a$.fedrho.operator.v1.ListRunsResponse\x12Z\n\tWatchRuns\x12$.fedrho.operator.v1.WatchRunsRequest\x1a%.fedrho.operator.v1.WatchRunsResponse0\x01\x12U\n\x08PauseRun\x12#.fedrho.operator.v1.PauseRunRequest\x1a$.fedrho.operator.v1.PauseRunResponse\x12X\n\tResumeRun\x12$.fedrho.operator.v1.ResumeRunRequest\x1a%.fedrho.operator.v1.ResumeRunResponse\x12X\n\tCancelRun\x12$.fedrho.operator.v1.CancelRunRequest\x1a%.fedrho.operator.v1.CancelRunResponse\x12`\n\x0b\x45xportModel\x12&.fedrho.operator.v1.ExportModelRequest\x1a\'.fedrho.operator.v1.ExportModelResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x66\x65\x64rho/protos/operator.proto\x12\x12\x66\x65\x64rho.operator.v1\"^\n\tStatement\x12\x0c\n\x04unit\x18\x01 \x01(\t\x12\x12\n\nneighbours\x18\x02 \x01(\t\x12\x0b\n\x03rho\x18\x03 \x01(\x01\x12\x13\n\x0b\x61ssumptions\x18\x04 \x03(\t\x12\r\n\x05\x65xact\x18\x05 \x01(\x08\"Y\n\x0eLabelStatement\x12\x0f\n\x07\x65psilon\x18\x01 \x01(\x01\x12\r\n\x05\x64\x65lta\x18\x02 \x01(\x01\x12\x12\n\nmechanisms\x18\x03 \x03(\t\x12\x13\n\x0b\x61ssumptions\x18\x04 \x03(\t\"\x8e\x03\n\x03Run\x12\x0b\n\x03run\x18\x01 \x01(\x0c\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x11\n\talgorithm\x18\x03 \x01(\t\x12\r\n\x05model\x18\x04 \x01(\t\x12+\n\x05state\x18\x05 \x01(\x0e\x32\x1c.fedrho.operator.v1.RunState\x12\x0c\n\x04step\x18\x06 \x01(\r\x12\r\n\x05steps\x18\x07 \x01(\r\x12\x0f\n\x07\x61ttempt\x18\x08 \x01(\r\x12\x0c\n\x04goal\x18\t \x01(\r\x12\r\n\x05seats\x18\n \x01(\r\x12\x0e\n\x06\x66illed\x18\x0b \x01(\x01\x12\x10\n\x08\x64rop_out\x18\x0c \x01(\x01\x12\x30\n\tstatement\x18\r \x01(\x0b\x32\x1d.fedrho.operator.v1.Statement\x12\x12\n\nrho_budget\x18\x0e \x01(\x01\x12\r\n\x05\x64\x65lta\x18\x0f \x01(\x01\x12\x11\n\topened_at\x18\x10 \x01(\x01\x12\x14\n\x0c\x63ommitted_at\x18\x11 \x01(\x01\x12\x32\n\x06labels\x18\x12 \x01(\x0b\x32\".fedrho.operator.v1.LabelStatement\"\x11\n\x0fListRunsRequest\"j\n\x10ListRunsResponse\x12%\n\x04runs\x18\x01 \x03(\x0b\x32\x17.fedrho.operator.v1.Run\x12/\n\x08\x63ombined\x18\x02 \x01(\x0b\x32\x1d.fedrho.operator.v1.Statement\"\x12\n\x10WatchRunsRequest\"G\n\x11WatchRunsResponse\x12\x32\n\x04runs\x18\x01 \x01(\x0b\x32$.fedrho.operator.v1.ListRunsResponse\"\x1e\n\x0fPauseRunRequest\x12\x0b\n\x03run\x18\x01 \x01(\x0c\"\x12\n\x10PauseRunResponse\"\x1f\n\x10ResumeRunRequest\x12\x0b\n\x03run\x18\x01 \x01(\x0c\"\x13\n\x11ResumeRunResponse\"\x1f\n\x10\x43\x61ncelRunRequest\x12\x0b\n\x03run\x18\x01 \x01(\x0c\"\x13\n\x11\x43\x61ncelRunResponse\"!\n\x12\x45xportModelRequest\x12\x0b\n\x03run\x18\x01 \x01(\x0c\"b\n\x13\x45xportModelResponse\x12\x32\n\x06header\x18\x01 \x01(\x0b\x32 .fedrho.operator.v1.ExportHeaderH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\"D\n\x0c\x45xportHeader\x12\x0c\n\x04size\x18\x01 \x01(\x04\x12\x0e\n\x06sha256\x18\x02 \x01(\x0c\x12\x16\n\x0estatement_json\x18\x03 \x01(\t*\x82\x01\n\x08RunState\x12\x19\n\x15RUN_STATE_UNSPECIFIED\x10\x00\x12\x14\n\x10RUN_STATE_ACTIVE\x10\x01\x12\x14\n\x10RUN_STATE_PAUSED\x10\x02\x12\x17\n\x13RUN_STATE_CANCELLED\x10\x03\x12\x16\n\x12RUN_STATE_FINISHED\x10\x04\x32\xb1\x04\n\x0fOperatorService\x12U\n\x08ListRuns\x12#.fedrho.operator.v1.ListRunsRequest\x1a$.fedrho.operator.v1.ListRunsResponse\x12Z\n\tWatchRuns\x12$.fedrho.operator.v1.WatchRunsRequest\x1a%.fedrho.operator.v1.WatchRunsResponse0\x01\x12U\n\x08PauseRun\x12#.fedrho.operator.v1.PauseRunRequest\x1a$.fedrho.operator.v1.PauseRunResponse\x12X\n\tResumeRun\x12$.fedrho.operator.v1.ResumeRunRequest\x1a%.fedrho.operator.v1.ResumeRunResponse\x12X\n\tCancelRun\x12$.fedrho.operator.v1.CancelRunRequest\x1a%.fedrho.operator.v1.CancelRunResponse\x12`\n\x0b\x45xportModel\x12&.fedrho.operator.v1.ExportModelRequest\x1a\'.fedrho.operator.v1.ExportModelResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'fedrho.protos.operator_pb2', _globals)
 if _descriptor._USE_C_DESCRIPTORS == False:
   DESCRIPTOR._options = None
-  _globals['_RUNSTATE']._serialized_start=1083
-  _globals['_RUNSTATE']._serialized_end=1213
+  _globals['_RUNSTATE']._serialized_start=1226
+  _globals['_RUNSTATE']._serialized_end=1356
   _globals['_STATEMENT']._serialized_start=52
   _globals['_STATEMENT']._serialized_end=146
-  _globals['_RUN']._serialized_start=149
-  _globals['_RUN']._serialized_end=495
-  _globals['_LISTRUNSREQUEST']._serialized_start=497
-  _globals['_LISTRUNSREQUEST']._serialized_end=514
-  _globals['_LISTRUNSRESPONSE']._serialized_start=516
-  _globals['_LISTRUNSRESPONSE']._serialized_end=622
-  _globals['_WATCHRUNSREQUEST']._serialized_start=624
-  _globals['_WATCHRUNSREQUEST']._serialized_end=642
-  _globals['_WATCHRUNSRESPONSE']._serialized_start=644
-  _globals['_WATCHRUNSRESPONSE']._serialized_end=715
-  _globals['_PAUSERUNREQUEST']._serialized_start=717
-  _globals['_PAUSERUNREQUEST']._serialized_end=747
-  _globals['_PAUSERUNRESPONSE']._serialized_start=749
-  _globals['_PAUSERUNRESPONSE']._serialized_end=767
-  _globals['_RESUMERUNREQUEST']._serialized_start=769
-  _globals['_RESUMERUNREQUEST']._serialized_end=800
-  _globals['_RESUMERUNRESPONSE']._serialized_start=802
-  _globals['_RESUMERUNRESPONSE']._serialized_end=821
-  _globals['_CANCELRUNREQUEST']._serialized_start=823
-  _globals['_CANCELRUNREQUEST']._serialized_end=854
-  _globals['_CANCELRUNRESPONSE']._serialized_start=856
-  _globals['_CANCELRUNRESPONSE']._serialized_end=875
-  _globals['_EXPORTMODELREQUEST']._serialized_start=877
-  _globals['_EXPORTMODELREQUEST']._serialized_end=910
-  _globals['_EXPORTMODELRESPONSE']._serialized_start=912
-  _globals['_EXPORTMODELRESPONSE']._serialized_end=1010
-  _globals['_EXPORTHEADER']._serialized_start=1012
-  _globals['_EXPORTHEADER']._serialized_end=1080
-  _globals['_OPERATORSERVICE']._serialized_start=1216
-  _globals['_OPERATORSERVICE']._serialized_end=1777
+  _globals['_LABELSTATEMENT']._serialized_start=148
+  _globals['_LABELSTATEMENT']._serialized_end=237
+  _globals['_RUN']._serialized_start=240
+  _globals['_RUN']._serialized_end=638
+  _globals['_LISTRUNSREQUEST']._serialized_start=640
+  _globals['_LISTRUNSREQUEST']._serialized_end=657
+  _globals['_LISTRUNSRESPONSE']._serialized_start=659
+  _globals['_LISTRUNSRESPONSE']._serialized_end=765
+  _globals['_WATCHRUNSREQUEST']._serialized_start=767
+  _globals['_WATCHRUNSREQUEST']._serialized_end=785
+  _globals['_WATCHRUNSRESPONSE']._serialized_start=787
+  _globals['_WATCHRUNSRESPONSE']._serialized_end=858
+  _globals['_PAUSERUNREQUEST']._serialized_start=860
+  _globals['_PAUSERUNREQUEST']._serialized_end=890
+  _globals['_PAUSERUNRESPONSE']._serialized_start=892
+  _globals['_PAUSERUNRESPONSE']._serialized_end=910
+  _globals['_RESUMERUNREQUEST']._serialized_start=912
+  _globals['_RESUMERUNREQUEST']._serialized_end=943
+  _globals['_RESUMERUNRESPONSE']._serialized_start=945
+  _globals['_RESUMERUNRESPONSE']._serialized_end=964
+  _globals['_CANCELRUNREQUEST']._serialized_start=966
+  _globals['_CANCELRUNREQUEST']._serialized_end=997
+  _globals['_CANCELRUNRESPONSE']._serialized_start=999
+  _globals['_CANCELRUNRESPONSE']._serialized_end=1018
+  _globals['_EXPORTMODELREQUEST']._serialized_start=1020
+  _globals['_EXPORTMODELREQUEST']._serialized_end=1053
+  _globals['_EXPORTMODELRESPONSE']._serialized_start=1055
+  _globals['_EXPORTMODELRESPONSE']._serialized_end=1153
+  _globals['_EXPORTHEADER']._serialized_start=1155
+  _globals['_EXPORTHEADER']._serialized_end=1223
+  _globals['_OPERATORSERVICE']._serialized_start=1359
+  _globals['_OPERATORSERVICE']._serialized_end=1920
 # @@protoc_insertion_point(module_scope)

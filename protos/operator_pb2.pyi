@@ -33,8 +33,20 @@ class Statement(_message.Message):
     exact: bool
     def __init__(self, unit: _Optional[str] = ..., neighbours: _Optional[str] = ..., rho: _Optional[float] = ..., assumptions: _Optional[_Iterable[str]] = ..., exact: bool = ...) -> None: ...
 
+class LabelStatement(_message.Message):
+    __slots__ = ("epsilon", "delta", "mechanisms", "assumptions")
+    EPSILON_FIELD_NUMBER: _ClassVar[int]
+    DELTA_FIELD_NUMBER: _ClassVar[int]
+    MECHANISMS_FIELD_NUMBER: _ClassVar[int]
+    ASSUMPTIONS_FIELD_NUMBER: _ClassVar[int]
+    epsilon: float
+    delta: float
+    mechanisms: _containers.RepeatedScalarFieldContainer[str]
+    assumptions: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, epsilon: _Optional[float] = ..., delta: _Optional[float] = ..., mechanisms: _Optional[_Iterable[str]] = ..., assumptions: _Optional[_Iterable[str]] = ...) -> None: ...
+
 class Run(_message.Message):
-    __slots__ = ("run", "name", "algorithm", "model", "state", "step", "steps", "attempt", "goal", "seats", "filled", "drop_out", "statement", "rho_budget", "delta", "opened_at", "committed_at")
+    __slots__ = ("run", "name", "algorithm", "model", "state", "step", "steps", "attempt", "goal", "seats", "filled", "drop_out", "statement", "rho_budget", "delta", "opened_at", "committed_at", "labels")
     RUN_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     ALGORITHM_FIELD_NUMBER: _ClassVar[int]
@@ -52,6 +64,7 @@ class Run(_message.Message):
     DELTA_FIELD_NUMBER: _ClassVar[int]
     OPENED_AT_FIELD_NUMBER: _ClassVar[int]
     COMMITTED_AT_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
     run: bytes
     name: str
     algorithm: str
@@ -69,7 +82,8 @@ class Run(_message.Message):
     delta: float
     opened_at: float
     committed_at: float
-    def __init__(self, run: _Optional[bytes] = ..., name: _Optional[str] = ..., algorithm: _Optional[str] = ..., model: _Optional[str] = ..., state: _Optional[_Union[RunState, str]] = ..., step: _Optional[int] = ..., steps: _Optional[int] = ..., attempt: _Optional[int] = ..., goal: _Optional[int] = ..., seats: _Optional[int] = ..., filled: _Optional[float] = ..., drop_out: _Optional[float] = ..., statement: _Optional[_Union[Statement, _Mapping]] = ..., rho_budget: _Optional[float] = ..., delta: _Optional[float] = ..., opened_at: _Optional[float] = ..., committed_at: _Optional[float] = ...) -> None: ...
+    labels: LabelStatement
+    def __init__(self, run: _Optional[bytes] = ..., name: _Optional[str] = ..., algorithm: _Optional[str] = ..., model: _Optional[str] = ..., state: _Optional[_Union[RunState, str]] = ..., step: _Optional[int] = ..., steps: _Optional[int] = ..., attempt: _Optional[int] = ..., goal: _Optional[int] = ..., seats: _Optional[int] = ..., filled: _Optional[float] = ..., drop_out: _Optional[float] = ..., statement: _Optional[_Union[Statement, _Mapping]] = ..., rho_budget: _Optional[float] = ..., delta: _Optional[float] = ..., opened_at: _Optional[float] = ..., committed_at: _Optional[float] = ..., labels: _Optional[_Union[LabelStatement, _Mapping]] = ...) -> None: ...
 
 class ListRunsRequest(_message.Message):
     __slots__ = ()

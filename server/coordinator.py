@@ -104,6 +104,7 @@ class Coordinator:
             max_participations=self.task.participation.max_times,
             min_separation=self.task.participation.min_separation,
             min_period_seconds=file.participation.min_period_seconds,
+            labels=self.task.labels,
         )
         return TaskSpec(
             run=self.run,
@@ -338,6 +339,7 @@ def round_plan(task: Task, size: int, run: bytes, place: tuple[int, int], checkp
         optimizer=local.optimizer,
         momentum=local.momentum,
         local_steps=local.steps,
+        labels=task.labels,
     )
 
 

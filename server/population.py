@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+from fedrho.privacy.labels.statement import LabelStatement
 from fedrho.privacy.ledger import BudgetExhausted
 from fedrho.privacy.statement import PrivacyStatement, combined, round_up
 from fedrho.privacy.vectors import FloatVector
@@ -74,6 +75,8 @@ class RunView:
     delta: float
     opened_at: float
     committed_at: float
+    labels: LabelStatement | None = None
+    """What may be claimed about labels, beside `statement` and never added to it; None where devices train on true ones."""
 
 
 @dataclass
@@ -324,6 +327,7 @@ def _view(member: Member) -> RunView:
         delta=file.privacy.delta,
         opened_at=round_.opened_at,
         committed_at=member.committed_at,
+        labels=coordinator.task.label_statement(),
     )
 
 

@@ -10,8 +10,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    field_validator,
+    model_serializer,
+)
 
+from fedrho.models.base import registered
 from fedrho.models.optimizers import LocalOptimizer, UnknownOptimizer
 from fedrho.models.saved import SUFFIX, SavedModelError, add_saved, is_saved
 from fedrho.models.zoo import UnknownModel, lookup
@@ -19,12 +28,15 @@ from fedrho.privacy.banded import BandedToeplitz
 from fedrho.privacy.blt import BufferedToeplitz
 from fedrho.privacy.calibration import least_noise_multiplier
 from fedrho.privacy.independent import IndependentGaussian
+from fedrho.privacy.labels.local import FORWARD, WITH_PRIOR, check_classes, check_terms, local_statement, rows_of
+from fedrho.privacy.labels.statement import LabelStatement
 from fedrho.privacy.mechanism import LARGEST_NODE_STDDEV, Mechanism
 from fedrho.privacy.participation import Participation
 from fedrho.privacy.statement import round_up
 from fedrho.privacy.tree import BinaryTree
 from fedrho.privacy.vectors import MAX_GRID_BITS, Grid
 from fedrho.privacy.zcdp import Rho, gaussian_rho
+from fedrho.protos.messages import LabelTerms
 from fedrho.server.optimizers import ServerSgd
 
 
@@ -39,6 +51,8 @@ class TaskError(ValueError):
         super().__init__(f"{key}: {message}")
 
 
+UNIFORM = "uniform"
+"""The prior of whoever knows nothing of the classes."""
 LONGEST_FILE = 100_000
 """Characters of a task file; real ones have a thousand."""
 
@@ -98,6 +112,22 @@ class ServerSection(Section):
     momentum: Momentum = 0.0
 
 
+class LabelsSection(Section):
+    """Devices answer for their labels once, with local differential privacy, and train on the answers."""
+
+    epsilon: Positive
+    prior: str | list[float] = "uniform"
+    correction: str = FORWARD
+
+    @field_validator("prior", mode="before")
+    @classmethod
+    def _one_or_the_other(cls, value: object) -> object:
+        numbers = isinstance(value, list) and all(type(one) in (int, float) for one in value)
+        if value != UNIFORM and not (numbers and value):
+            raise ValueError('allowed: "uniform", or a list with the probability of each class')
+        return value
+
+
 class TaskFile(Section):
     """The task file, key by key; `docs/task-file.md` says what each means."""
 
@@ -111,6 +141,13 @@ class TaskFile(Section):
     participation: ParticipationSection
     local: LocalSection = LocalSection()
     server: ServerSection = ServerSection()
+    labels: LabelsSection | None = None
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A task without label privacy is written as it always was: stores and studies know tasks by what is written."""
+        values: dict[str, Any] = write(self)
+        return values if self.labels is not None else {key: value for key, value in values.items() if key != "labels"}
 
 
 @dataclass(frozen=True)
@@ -125,6 +162,16 @@ class Task:
     @property
     def budget(self) -> Rho:
         return Rho(self.file.privacy.rho)
+
+    @property
+    def labels(self) -> LabelTerms | None:
+        """What devices are told about their labels; None where they train on them as they are."""
+        return label_terms(self.file.labels)
+
+    def label_statement(self) -> LabelStatement | None:
+        """What may be claimed about labels, whatever was released; never added to the statement about devices."""
+        terms = self.labels
+        return None if terms is None else local_statement(terms.mechanism, terms.epsilon, terms.prior)
 
 
 def dp_ftrl(file: TaskFile) -> Task:
@@ -226,6 +273,7 @@ def build_task(file: TaskFile) -> Task:
         raise TaskError("algorithm", f"unknown algorithm {file.algorithm!r}; allowed: {', '.join(sorted(ALGORITHMS))}")
     _check_model(file.model)
     _check_local(file.local)
+    _check_labels(file)
     _check_reachable(file)
     return ALGORITHMS[file.algorithm](file)
 
@@ -244,6 +292,28 @@ def _check_local(local: LocalSection) -> None:
         LocalOptimizer(local.optimizer, local.learning_rate, local.momentum)
     except UnknownOptimizer as error:
         raise TaskError("local.optimizer", str(error)) from error
+
+
+def label_terms(section: LabelsSection | None) -> LabelTerms | None:
+    if section is None:
+        return None
+    prior = () if isinstance(section.prior, str) else tuple(map(float, section.prior))
+    return LabelTerms(WITH_PRIOR, section.epsilon, prior, section.correction)
+
+
+def _check_labels(file: TaskFile) -> None:
+    """A saved model that is not here has any number of classes; who builds it finds out."""
+    terms, spec = label_terms(file.labels), registered(file.model)
+    if terms is None:
+        return
+    try:
+        check_terms(terms.mechanism, terms.epsilon, terms.prior, terms.correction)
+        if spec is not None:
+            rows_of(terms.prior, 0, spec.classes)
+            check_classes(spec.name, spec.classes, terms.correction)
+    except ValueError as error:
+        key, _, reason = str(error).partition(": ")
+        raise TaskError(f"labels.{key}", reason) from error
 
 
 def _check_reachable(file: TaskFile) -> None:

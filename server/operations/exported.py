@@ -10,6 +10,8 @@ from fedrho.server.population import RunView
 
 
 def statement_fields(view: RunView, step: int, statement: PrivacyStatement, weights_sha256: bytes, link: bytes) -> dict[str, Any]:
+    """`labels` is a statement of its own, where there is one."""
+    beside = {} if view.labels is None else {"labels": dict(view.labels.to_json())}
     return {
         "task": view.name,
         "algorithm": view.algorithm,
@@ -24,6 +26,7 @@ def statement_fields(view: RunView, step: int, statement: PrivacyStatement, weig
         "epsilon": statement.epsilon(view.delta),
         "delta": view.delta,
         "assumptions": list(statement.assumptions),
+        **beside,
         "weights_sha256": weights_sha256.hex(),
         "link": link.hex() or None,
     }

@@ -8,6 +8,7 @@ from typing import Any, Final, TypeVar
 
 from google.protobuf.message import DecodeError, Message
 
+from fedrho.privacy.labels.statement import LabelStatement
 from fedrho.privacy.statement import Neighbours, PrivacyStatement, Unit
 from fedrho.privacy.zcdp import Rho
 from fedrho.protos import operator_pb2 as pb
@@ -21,7 +22,7 @@ AUTHORIZATION: Final = "authorization"
 CHUNK_BYTES: Final = 1024 * 1024
 
 STATES: Final[dict[RunState, Any]] = {state: pb.RunState.Value(f"RUN_STATE_{state.name}") for state in RunState}
-AS_THEY_ARE: Final = [field.name for field in fields(RunView) if field.name not in ("state", "statement")]
+AS_THEY_ARE: Final = [field.name for field in fields(RunView) if field.name not in ("state", "statement", "labels")]
 
 M = TypeVar("M", bound=Message)
 
@@ -144,7 +145,14 @@ def _listing(listing: Listing) -> pb.ListRunsResponse:
 
 def _run(view: RunView) -> pb.Run:
     plain = {name: getattr(view, name) for name in AS_THEY_ARE}
-    return pb.Run(**plain, state=STATES[view.state], statement=_statement(view.statement))
+    labels = None if view.labels is None else _label_statement(view.labels)
+    return pb.Run(**plain, state=STATES[view.state], statement=_statement(view.statement), labels=labels)
+
+
+def _label_statement(labels: LabelStatement) -> pb.LabelStatement:
+    return pb.LabelStatement(
+        epsilon=labels.epsilon, delta=labels.delta, mechanisms=labels.mechanisms, assumptions=labels.assumptions
+    )
 
 
 def _statement(statement: PrivacyStatement) -> pb.Statement:
@@ -168,7 +176,15 @@ def _read_run(parsed: pb.Run) -> RunView:
     states = [state for state, number in STATES.items() if number == parsed.state]
     if wrong or not states or len(parsed.run) != ID_BYTES:
         raise MalformedMessage(f"a run has a bad {(wrong or ['state or name'])[0]}")
-    return RunView(**plain, state=states[0], statement=_read_statement(parsed.statement))
+    labels = _read_label_statement(parsed.labels) if parsed.HasField("labels") else None
+    return RunView(**plain, state=states[0], statement=_read_statement(parsed.statement), labels=labels)
+
+
+def _read_label_statement(parsed: pb.LabelStatement) -> LabelStatement:
+    try:
+        return LabelStatement(parsed.epsilon, parsed.delta, tuple(parsed.mechanisms), tuple(parsed.assumptions))
+    except ValueError as error:
+        raise MalformedMessage("a statement about labels makes no sense") from error
 
 
 def _read_statement(parsed: pb.Statement) -> PrivacyStatement:

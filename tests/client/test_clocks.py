@@ -167,6 +167,7 @@ moves = st.lists(
 )
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=60)
 @given(moves=moves)
 def test_whatever_the_device_clock_does_the_period_is_kept(moves: list[tuple[float, float, bool, tuple[bytes, bytes]]]) -> None:
@@ -179,6 +180,7 @@ def test_whatever_the_device_clock_does_the_period_is_kept(moves: list[tuple[flo
         assert all(gap >= DAY for gap in own.gaps)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=60)
 @given(moves=moves)
 def test_whatever_the_signed_time_does_the_period_is_kept(moves: list[tuple[float, float, bool, tuple[bytes, bytes]]]) -> None:

@@ -289,6 +289,9 @@ def test_unknown_parts_elsewhere_say_nothing_about_terms() -> None:
     assert codec.unknown_terms(spec.SerializeToString()) == frozenset()
     spec.tasks[1].terms.MergeFromString(b"\xfa\x01\x01x")
     assert codec.unknown_terms(spec.SerializeToString()) == {OTHER}
+    spec.tasks[1].terms.Clear()
+    spec.tasks[1].terms.labels.MergeFromString(b"\xfa\x01\x01x")
+    assert codec.unknown_terms(spec.SerializeToString()) == {OTHER}
 
 
 def test_known_is_ordinary_unless_something_is_strange() -> None:

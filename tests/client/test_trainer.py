@@ -8,9 +8,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from fedrho.client.examples import ArrayExamples, Batch, ExampleStore
+from fedrho.client.examples import ArrayExamples, Batch, ExampleStore, batches
 from fedrho.client.participant import BadPlan, TrainingFailed
-from fedrho.client.trainer import LocalTrainer, batches
+from fedrho.client.trainer import LocalTrainer
 from fedrho.privacy.vectors import FloatVector
 from fedrho.protos.messages import RoundPlan
 from tests.client.fleet import plan

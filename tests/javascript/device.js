@@ -27,7 +27,9 @@ async function readSpec() {
 
 function acceptable({ terms }) { // terms that promise something, and nothing weaker than the owner wants
   const { at_most = {}, at_least = {} } = settings.limits ?? {};
-  return MECHANISMS.includes(terms.mechanism) && terms.max_participations >= 1 && terms.min_separation >= 1 && terms.clip_norm > 0 &&
+  // terms.labels asks for answers for labels, which this device does not give
+  return !terms.labels && MECHANISMS.includes(terms.mechanism) &&
+    terms.max_participations >= 1 && terms.min_separation >= 1 && terms.clip_norm > 0 &&
     Object.entries(at_most).every(([name, most]) => terms[name] <= most) &&
     Object.entries(at_least).every(([name, least]) => terms[name] >= least);
 }

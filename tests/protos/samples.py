@@ -17,6 +17,7 @@ SIGNATURE: Final = bytes(range(128, 192))
 TICKET: Final = bytes(range(192, 208))
 
 TERMS: Final = m.PrivacyTerms("binary-tree", 0.5, 1.25, 10.0, 3, 2, 86400.0)
+LABELS: Final = m.LabelTerms("rr-with-prior", 2.0, (0.25, 0.75), "none")
 RETRY: Final = m.RetryWindow(0.25, 600.0)
 PLAN: Final = m.RoundPlan(
     run=RUN,
@@ -50,6 +51,7 @@ SAMPLES: Final[tuple[Any, ...]] = (
     m.PopulationSpec(9, 1.75e9, 30.0, 12.5, True, (TASK, OTHER)),
     TASK,
     TERMS,
+    LABELS,
     m.CheckIn(REQUEST, (WILLING, m.Willing(SESSION, KEY[:16])), PROOF),
     WILLING,
     PROOF,

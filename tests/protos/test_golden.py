@@ -7,13 +7,29 @@ neither the product's codec nor protobuf itself vouches for them.
 from __future__ import annotations
 
 import struct
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from fedrho.protos import codec
 from fedrho.protos import messages as m
-from tests.protos.samples import ASSIGNMENT, KEY, REQUEST, RETRY, RUN, SAMPLES, SESSION, SHA, SIGNATURE, TAG, TICKET
+from tests.protos.samples import (
+    ASSIGNMENT,
+    KEY,
+    LABELS,
+    PLAN,
+    REQUEST,
+    RETRY,
+    RUN,
+    SAMPLES,
+    SESSION,
+    SHA,
+    SIGNATURE,
+    TAG,
+    TERMS,
+    TICKET,
+)
 
 GOLDEN: dict[type[Any], str] = {
     m.PopulationRequest: "0a20404142434445464748494a4b4c4d4e4f505152535455565758595a5b5c5d5e5f",
@@ -36,6 +52,7 @@ GOLDEN: dict[type[Any], str] = {
     m.PrivacyTerms: (
         "0a0b62696e6172792d7472656511000000000000e03f19000000000000f43f2100000000000024402803300239000000000018f540"
     ),
+    m.LabelTerms: "0a0d72722d776974682d7072696f721100000000000000401a10000000000000d03f000000000000e83f22046e6f6e65",
     m.CheckIn: (
         "0a10202122232425262728292a2b2c2d2e2f12240a10000102030405060708090a0b0c0d0e0f121030313233343536373839"
         "3a3b3c3d3e3f12240a10101112131415161718191a1b1c1d1e1f1210606162636465666768696a6b6c6d6e6f1a680a020405"
@@ -103,6 +120,7 @@ FIELDS: dict[type[Any], Plain] = {
     m.PopulationSpec: {1: 9, 2: 1.75e9, 3: 30.0, 4: 12.5, 5: 1, 6: [TASK_PLAIN, {**TASK_PLAIN, 1: SESSION, 2: b"u"}]},
     m.TaskSpec: TASK_PLAIN,
     m.PrivacyTerms: TERMS_PLAIN,
+    m.LabelTerms: {1: b"rr-with-prior", 2: 2.0, 3: struct.pack("<2d", 0.25, 0.75), 4: b"none"},
     m.CheckIn: {1: REQUEST, 2: [WILLING_PLAIN, {1: SESSION, 2: KEY[:16]}], 3: PROOF_PLAIN},
     m.Willing: WILLING_PLAIN,
     m.DeviceProof: PROOF_PLAIN,
@@ -197,3 +215,12 @@ def test_optional_refusal_tag_and_proof_take_no_bytes() -> None:
     bare = "0a10" + REQUEST.hex() + "1212" + "0a10" + RUN.hex()
     assert codec.encode(m.CheckIn(REQUEST, (m.Willing(RUN),))).hex() == bare
     assert codec.decode(m.CheckIn, bytes.fromhex(bare)) == m.CheckIn(REQUEST, (m.Willing(RUN),), None)
+
+
+def test_label_terms_stand_behind_all_that_older_versions_know() -> None:
+    """So terms and plans without them are the bytes that they always were, and those with them begin so."""
+    for message, place in ((TERMS, "42"), (PLAN, "9201")):
+        said = replace(message, labels=LABELS)
+        golden = GOLDEN[type(message)] + place + f"{len(GOLDEN[m.LabelTerms]) // 2:02x}" + GOLDEN[m.LabelTerms]
+        assert codec.encode(said).hex() == golden
+        assert codec.decode(type(message), bytes.fromhex(golden)) == said

@@ -111,7 +111,7 @@ def test_exactly_the_tuples_are_repeated_and_nothing_is_optional() -> None:
         for name, hint in get_type_hints(kind).items()
         if get_origin(hint) is tuple
     }
-    assert len(found) == 2
+    assert len(found) == 3
     assert not any(field.proto3_optional for kind in descriptor().message_type for field in kind.field)
 
 

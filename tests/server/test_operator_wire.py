@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedrho.operator_client import Exported, _assembled
+from fedrho.privacy.labels.statement import LabelStatement
 from fedrho.privacy.statement import Neighbours, PrivacyStatement, Unit
 from fedrho.privacy.zcdp import Rho
 from fedrho.protos import codec
@@ -44,6 +45,7 @@ VIEW = RunView(
     delta=1e-5,
     opened_at=1e9,
     committed_at=2e9,
+    labels=LabelStatement(2.0, mechanisms=("one", "two")),
 )
 FLOATS = [field.name for field in fields(RunView) if field.type == "float"]
 
@@ -59,7 +61,7 @@ def test_the_committed_code_is_that_of_the_proto() -> None:
 @pytest.mark.parametrize("state", RunState)
 @pytest.mark.parametrize("combined", [None, STATEMENT])
 def test_a_listing_comes_out_as_it_went_in(state: RunState, combined: PrivacyStatement | None) -> None:
-    listing = wire.Listing((replace(VIEW, state=state), VIEW), combined)
+    listing = wire.Listing((replace(VIEW, state=state), VIEW, replace(VIEW, labels=None)), combined)
     assert wire.decode_listing(wire.encode_listing(listing)) == listing
     assert wire.decode_watched(wire.encode_watched(listing)) == listing
 
@@ -84,6 +86,12 @@ def test_a_number_that_is_none_is_refused(name: str, value: float) -> None:
         pb.Run(run=b"r" * 16, state="RUN_STATE_ACTIVE"),
         pb.Run(run=b"r" * 16, state="RUN_STATE_ACTIVE", statement=pb.Statement(unit="planet", neighbours="zero-out")),
         pb.Run(run=b"r" * 16, state="RUN_STATE_ACTIVE", statement=pb.Statement(unit="device", neighbours="zero-out", rho=-1.0)),
+        pb.Run(
+            run=b"r" * 16,
+            state="RUN_STATE_ACTIVE",
+            statement=pb.Statement(unit="device", neighbours="zero-out"),
+            labels=pb.LabelStatement(epsilon=-1.0),
+        ),
     ],
 )
 def test_a_run_that_makes_no_sense_is_refused(damaged: pb.Run) -> None:
