@@ -8,6 +8,8 @@ from fedrho.models.base import ModelSpec, UnknownModel
 from fedrho.models.optimizers import PLAIN
 from fedrho.models.saved import add_saved
 from fedrho.models.zoo import lookup
+from fedrho.privacy.labels.local import FORWARD, check_classes, rows_of
+from fedrho.privacy.labels.local import PLAIN as PLAIN_LABELS
 from fedrho.simulations.data.base import DataError, Examples, FederatedDataset
 from fedrho.simulations.study import ENGINES, Study
 from fedrho.simulations.virtual import Plan
@@ -33,9 +35,24 @@ def check_study(study: Study, dataset: FederatedDataset) -> None:
     model = add_saved(study.model_file) if study.model_file else lookup(task.model)
     if study.file.engine.vectorised is True:
         check_vectorised(model)
+    check_labels(study, model)
     check_model(model, dataset.held_out, f"the held-out examples of data {study.data.name!r}")
     for device in range(0, dataset.size, max(1, dataset.size // LOOKED_AT)):
         check_model(model, dataset.examples(device), f"device {device} of data {study.data.name!r}")
+
+
+def check_labels(study: Study, model: ModelSpec) -> None:
+    """Raises DataError for label terms that the model or the engine cannot keep."""
+    terms = study.task.labels
+    if terms is None:
+        return
+    try:
+        rows_of(terms.prior, 0, model.classes)
+        check_classes(model.name, model.classes, terms.correction)
+    except ValueError as error:
+        raise DataError(f"task.labels.{error}") from error
+    if study.file.engine.kind == "tff" and terms.correction == FORWARD:
+        raise DataError(f"engine.kind: tff trains on labels alone; take task.labels.correction = {PLAIN_LABELS!r}, or processes")
 
 
 ALONE = {"tff": " in an environment of its own, of Python 3.11"}

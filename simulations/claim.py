@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from fedrho.privacy.labels.statement import LabelStatement
 from fedrho.privacy.sampling import SampledGaussian
 from fedrho.privacy.statement import Neighbours, PrivacyStatement, Unit, round_up
 
 PROTECTS_NOBODY = (
     "this was a simulation: its noise grew from a published seed, and the real data were in its hands, so it protects nobody; "
     "what follows is what a deployed run with these settings would claim"
+)
+
+ANSWERS_VOID = (
+    "this was a simulation: its answers for labels grew from a published seed, and whoever knows it can tell labels from "
+    "answers, so they protect nobody; what follows is what a deployed run with these settings would claim"
 )
 
 
@@ -47,6 +53,8 @@ class SimulatedStatement:
 
     claim: PrivacyStatement | SampledStatement
     broken: tuple[str, ...] = ()
+    labels: LabelStatement | None = None
+    """What a deployed run would claim about labels, beside the other claim; void here, where answers grow from the seed."""
 
     @property
     def assumptions(self) -> tuple[str, ...]:
@@ -59,3 +67,9 @@ class SimulatedStatement:
     def rows(self, delta: float) -> list[tuple[str, str]]:
         """In words: every line of the claim says that it is one of a deployed run."""
         return [("simulation", PROTECTS_NOBODY), *((f"{name}, if deployed", text) for name, text in self.claim.rows(delta))]
+
+    def label_rows(self) -> list[tuple[str, str]]:
+        """The same about labels; empty where nothing would be claimed about them."""
+        if self.labels is None:
+            return []
+        return [("simulation", ANSWERS_VOID), *((f"{name}, if deployed", text) for name, text in self.labels.rows())]

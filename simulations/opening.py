@@ -73,4 +73,5 @@ def workload(study: Study, size: int) -> Workload:
         model_file=study.model_file,
         vectorised=many,
         units_of=unit_size(size, many),
+        seed=study.seed,
     )

@@ -8,7 +8,7 @@ from typing import Any
 
 from fedrho.privacy.statement import PrivacyStatement
 from fedrho.simulations import records
-from fedrho.simulations.claim import PROTECTS_NOBODY, SimulatedStatement
+from fedrho.simulations.claim import ANSWERS_VOID, PROTECTS_NOBODY, SimulatedStatement
 from fedrho.simulations.records import MARK, Row
 from fedrho.simulations.study import Study
 from fedrho.simulations.sweep import WARNING
@@ -41,14 +41,32 @@ def claim(study: Study, steps: int, statement: SimulatedStatement) -> dict[str, 
             "delta": study.delta,
             "assumptions": assumptions(study, statement),
         },
+        **_label_claim(statement),
     }
+
+
+def _label_claim(statement: SimulatedStatement) -> dict[str, Any]:
+    """A statement of its own, never added to the other; nothing where a deployed run would claim nothing about labels."""
+    labels = statement.labels
+    return {} if labels is None else {"labels": {"simulation": ANSWERS_VOID, "if_deployed": dict(labels.to_json())}}
 
 
 def claim_text(study: Study, statement: SimulatedStatement) -> str:
     """The same for people."""
     rows = [f"{name}: {text}" for name, text in statement.rows(study.delta)]
     assumed = [f"- {text}" for text in assumptions(study, statement)]
-    return "\n".join(["Privacy statement of a simulation", "", *rows, "", "It assumes that", "", *assumed]) + "\n"
+    return (
+        "\n".join(["Privacy statement of a simulation", "", *rows, "", "It assumes that", "", *assumed, *_labels_text(statement)])
+        + "\n"
+    )
+
+
+def _labels_text(statement: SimulatedStatement) -> list[str]:
+    if statement.labels is None:
+        return []
+    rows = [f"{name}: {text}" for name, text in statement.label_rows()]
+    assumed = [f"- {text}" for text in statement.labels.assumptions]
+    return ["", "About labels, and never added to the above", "", *rows, "", "It assumes that", "", *assumed]
 
 
 def measured_on(row: Row, study: Study) -> str:
@@ -72,6 +90,7 @@ def summary(study: Study, rows: Sequence[Row], said: Mapping[str, Any], vectoris
         "measured_on": measured_on(last, study),
         "simulation": said["simulation"],
         "if_deployed": said["if_deployed"],
+        **({"labels": said["labels"]} if "labels" in said else {}),
         MARK: last[MARK],
     }
 

@@ -19,7 +19,7 @@ from fedrho.models.optimizers import LocalOptimizer
 from fedrho.models.vectorised import StackedTraining
 from fedrho.privacy.vectors import FloatVector, Grid
 from fedrho.protos.messages import RoundPlan
-from fedrho.simulations.data.base import Examples
+from fedrho.simulations.data.base import Answered, Examples
 from fedrho.simulations.gridding import clipped_rows
 
 Indices = NDArray[np.int32]
@@ -59,7 +59,7 @@ class Compiled:
 
 
 class Training(Protocol):
-    def __call__(self, step: int, weights: FloatVector, clients: Sequence[Examples]) -> list[Outcome]: ...
+    def __call__(self, step: int, weights: FloatVector, clients: Sequence[Examples | Answered]) -> list[Outcome]: ...
 
 
 class Schedule:
@@ -134,12 +134,12 @@ class OneByOne:
         indices = [tf.TensorSpec(FLAT, tf.int32, name) for name in ("order", "ends")]
         self._call = Compiled(self._traced, [flat, *model.batch_of, *indices])
 
-    def __call__(self, step: int, weights: FloatVector, clients: Sequence[Examples]) -> list[Outcome]:
+    def __call__(self, step: int, weights: FloatVector, clients: Sequence[Examples | Answered]) -> list[Outcome]:
         self._schedules.begin(step)
         start = tf.constant(weights)
         return [self._one(start, client) for client in clients]
 
-    def _one(self, start: tf.Tensor, client: Examples) -> Outcome:
+    def _one(self, start: tf.Tensor, client: Examples | Answered) -> Outcome:
         schedule = self._schedules.of(len(client))
         try:
             found = self._call(start, client.features, client.labels, schedule.order, schedule.ends)
@@ -164,7 +164,7 @@ class AllAtOnce:
         batches = [tf.TensorSpec(BATCHES, tf.int32, "places"), tf.TensorSpec(BATCHES, tf.float32, "shares")]
         self._call = Compiled(self._traced, [flat, *model.batch_of, *batches, tf.TensorSpec(FLAT, tf.int32, "starts")])
 
-    def __call__(self, step: int, weights: FloatVector, clients: Sequence[Examples]) -> list[Outcome]:
+    def __call__(self, step: int, weights: FloatVector, clients: Sequence[Examples | Answered]) -> list[Outcome]:
         self._schedules.begin(step)
         features = np.concatenate([client.features for client in clients])
         labels = np.concatenate([client.labels for client in clients])
@@ -189,7 +189,7 @@ class Measuring:
 
     def __init__(self, model: FlatModel) -> None:
         flat = tf.TensorSpec((model.size,), tf.float32, "weights")
-        self._call = Compiled(Measured(model), [flat, *model.batch_of])
+        self._call = Compiled(Measured(model), [flat, *model.tested_of])
 
     def __call__(self, weights: FloatVector, examples: Examples) -> tuple[int, float]:
         """How many were right, and the mean loss."""

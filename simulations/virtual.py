@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fedrho.privacy.vectors import FloatVector
 from fedrho.server.tasks import Task
@@ -89,6 +89,9 @@ class Simulation:
     def statement(self) -> SimulatedStatement:
         """What a deployed run with these settings would claim after the latest step; the simulation itself protects nobody."""
         if isinstance(self._run, Samples):
-            return SimulatedStatement(self._run.claim())
+            return SimulatedStatement(self._run.claim(), labels=self._run.task.label_statement())
         broken = (CORRELATED,) if self.plan.availability.model == "correlated" else ()
-        return SimulatedStatement(self._run.coordinator.statement(), broken)
+        labels = self._run.coordinator.task.label_statement()
+        if labels is not None:  # who comes by labels tells of labels
+            labels = replace(labels, assumptions=(*broken, *labels.assumptions))
+        return SimulatedStatement(self._run.coordinator.statement(), broken, labels)

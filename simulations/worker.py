@@ -12,10 +12,11 @@ from fedrho.models.flat import FlatModel
 from fedrho.models.saved import SavedModelError, add_saved
 from fedrho.models.vectorised import NotVectorised
 from fedrho.models.zoo import lookup
+from fedrho.privacy.labels.local import FORWARD
 from fedrho.privacy.vectors import Clipped, FloatVector
 from fedrho.server.aggregation import RunningSum
 from fedrho.server.allocator import keep_freed_memory
-from fedrho.simulations.data.base import DataError, Examples, FederatedDataset
+from fedrho.simulations.data.base import Answered, DataError, Examples, FederatedDataset
 from fedrho.simulations.engines.base import EngineError, Tested, Told, Trained, Workload, cut
 from fedrho.simulations.training import AllAtOnce, Measuring, OneByOne, Outcome, Training
 
@@ -37,6 +38,7 @@ class Worker:
         self._dataset = dataset
         model = _built(work)
         check_examples(model.spec, dataset.held_out)
+        self._classes = model.spec.classes
         kind = AllAtOnce if work.vectorised else OneByOne
         try:
             self._training: Training = kind(model, work.plan, work.grid)
@@ -50,7 +52,7 @@ class Worker:
         outcomes: list[Outcome] = []
         counts: list[int] = []
         for places in cut(len(devices), self._work.units_of):
-            clients = [self._dataset.examples(devices[place]) for place in places]
+            clients = [self._held(devices[place]) for place in places]
             counts += [len(client) for client in clients]
             found = self._training(step, weights, clients)
             for outcome in found:
@@ -64,6 +66,9 @@ class Worker:
         chosen = slice(places[0], places[-1] + 1)
         right, loss = self._measuring(weights, Examples(held.features[chosen], held.labels[chosen]))
         return Tested(right, len(places), loss)
+
+    def _held(self, device: int) -> Examples | Answered:
+        return self._work.told(device, self._dataset.examples(device), self._classes)
 
     def _add(self, outcome: Outcome, total: RunningSum) -> None:
         for row in outcome.rows:
@@ -87,7 +92,8 @@ def check_examples(spec: ModelSpec, examples: Examples) -> None:
 def _built(work: Workload) -> FlatModel:
     try:
         spec = lookup(work.plan.model) if work.model_file is None else add_saved(work.model_file)
-        model = FlatModel(spec)
+        labels = work.plan.labels
+        model = FlatModel(spec, on_likelihoods=labels is not None and labels.correction == FORWARD)
     except (UnknownModel, SavedModelError) as error:
         raise EngineError(str(error)) from error
     if (spec.name, model.size) != (work.plan.model, work.plan.size):

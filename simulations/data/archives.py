@@ -95,7 +95,7 @@ CIFAR = Entry(
         "Alex Krizhevsky: Learning Multiple Layers of Features, 2009",
         "https://www.cs.toronto.edu/~kriz/cifar.html",
     ),
-    ("cifar-cnn",),
+    ("cifar-cnn", "cifar-resnet18"),
     (Option("split", "dirichlet", "dirichlet, shards, drawn", "who holds what"), *SPLIT_OPTIONS),
     _configure_cifar,
     (CIFAR_FILE,),

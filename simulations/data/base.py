@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from fedrho.client.examples import Features, Labels
+from fedrho.client.examples import Features, Labels, Likelihoods
 
 
 class DataError(ValueError):
@@ -20,6 +20,19 @@ class Examples:
 
     features: Features
     labels: Labels
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True, eq=False)
+class Answered:
+    """What a device trains on where a task has label privacy: features, and instead of labels their noisy answers int32 (n,), or
+    how probable each answer was under every label, float32 (n, classes).
+    """
+
+    features: Features
+    labels: Labels | Likelihoods
 
     def __len__(self) -> int:
         return len(self.labels)

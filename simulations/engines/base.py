@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from fedrho.privacy.vectors import ClippedSum, FloatVector, Grid
 from fedrho.protos.messages import RoundPlan
-from fedrho.simulations.data.base import DataSource, FederatedDataset
+from fedrho.simulations.data.base import Answered, DataSource, Examples, FederatedDataset
 
 
 class EngineError(RuntimeError):
@@ -40,6 +40,16 @@ class Workload:
     vectorised: bool = False
     units_of: int = 32
     """Devices that one unit of work has at most."""
+    seed: int = 0
+    """Of the study: what answers for labels grow from, where the plan asks for them."""
+
+    def told(self, device: int, examples: Examples, classes: int) -> Examples | Answered:
+        """What a device trains on: its examples, or where the plan has label terms its answers."""
+        if self.plan.labels is None:
+            return examples
+        from fedrho.simulations.labels import answered
+
+        return answered(examples, device, self.plan.labels, classes, self.seed)
 
 
 @dataclass(frozen=True, eq=False)

@@ -101,10 +101,9 @@ class Federated:
 
     def _examples(self, plan: RoundPlan, device: int) -> tuple[Any, Any, Any]:
         """All batches behind one another, and where each begins and the last one ends; the runtime takes no ragged sequences."""
-        from fedrho.client.examples import ArrayExamples
-        from fedrho.client.trainer import batches
+        from fedrho.client.examples import ArrayExamples, batches
 
-        held = self._dataset.examples(device)
+        held = self._work.told(device, self._dataset.examples(device), _spec(self._work).classes)
         made = list(batches(plan, ArrayExamples(held.features, held.labels)))
         ends = np.cumsum([0, *(len(batch.labels) for batch in made)], dtype=np.int32)
         return np.concatenate([batch.features for batch in made]), np.concatenate([batch.labels for batch in made]), ends

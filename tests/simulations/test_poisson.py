@@ -125,6 +125,7 @@ def test_an_epsilon_that_no_noise_reaches_is_refused(steps: int, epsilon: float,
         least_sampled_noise_multiplier(1.0, steps, epsilon, delta)
 
 
+@pytest.mark.slow
 def test_little_noise_is_priced_closely_and_never_below_the_truth() -> None:
     """Everybody sampled: the truth is the Gaussian's."""
     for multiplier in (0.05, 0.2, 0.45):
