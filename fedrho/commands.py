@@ -27,6 +27,7 @@ PLACES: Final = {
     "account": "account_all:app",
     "data": "data:app",
     "simulate": "simulating:app",
+    "labels": "labels.app:app",
 }
 """Module of fedrho and what it calls the command, in the order of the help."""
 

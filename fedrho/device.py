@@ -17,7 +17,7 @@ from fedrho.console import BadInput
 from fedrho.joining import DEFAULT_HISTORY
 
 if TYPE_CHECKING:
-    from fedrho.client.history_view import DeviceLedger, Incident, PopulationSeen, RunSeen
+    from fedrho.client.history_view import DeviceLedger, Incident, LabelsAnswered, PopulationSeen, RunSeen
 
 app = typer.Typer(help="What a device remembers, and what its owner decides.", no_args_is_help=True)
 
@@ -165,7 +165,21 @@ def ledger_values(one: DeviceLedger) -> dict[str, Any]:
         "left": one.left,
         "populations": [population_values(seen) for seen in one.populations],
         "runs": [run_values(seen, one) for seen in one.runs],
+        "labels": [label_values(answered) for answered in one.labels],
+        "label_epsilon": one.label_epsilon,
         "incidents": [incident_values(incident) for incident in one.incidents],
+    }
+
+
+def label_values(answered: LabelsAnswered) -> dict[str, Any]:
+    return {
+        "mechanism": answered.mechanism,
+        "epsilon": answered.epsilon,
+        "prior": list(answered.prior) or "uniform",
+        "classes": answered.classes,
+        "labels": answered.labels,
+        "first_at": answered.first,
+        "last_at": answered.last,
     }
 
 
@@ -227,6 +241,12 @@ def _show(one: DeviceLedger) -> None:
             ("task", "run", "contributions", "last step", "last contribution", "rho at most", "state"),
             [_row(seen, one) for seen in one.runs],
         )
+    if one.labels:
+        _print_table(
+            ("labels answered", "epsilon of each", "mechanism", "prior", "last asked"),
+            [_label_row(answered) for answered in one.labels],
+        )
+        _say(f"  no label has paid more than epsilon {_up(one.label_epsilon)} in sum (unit: one label, neighbours: replace)")
     if one.incidents:
         _print_table(
             ("last", "times", "kind", "what happened"),
@@ -246,6 +266,17 @@ def _row(seen: RunSeen, one: DeviceLedger) -> tuple[str, ...]:
         f"{announced['terms']['rho_budget']:g}" if announced else "?",
         state(seen, one),
     )
+
+
+def _up(epsilon: float) -> str:
+    from fedrho.privacy.statement import round_up
+
+    return round_up(epsilon)
+
+
+def _label_row(answered: LabelsAnswered) -> tuple[str, ...]:
+    prior = "of the task" if answered.prior else "uniform"
+    return str(answered.labels), f"{answered.epsilon:g}", _plain(answered.mechanism), prior, _date(answered.last)
 
 
 def _print_table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:

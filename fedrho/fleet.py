@@ -72,6 +72,7 @@ def fleet(
     from fedrho.client.app import read_population
     from fedrho.client.fleet import Fleet, Habits, name
     from fedrho.client.fleet_training import fleet_training
+    from fedrho.client.labels import answering
     from fedrho.joining import _provers, _server
 
     server = _server(address, tls, population_key)
@@ -81,7 +82,14 @@ def fleet(
     habits = Habits(spread, day, drop_out, slow, link)
     prove = _provers(tokens, [name(number) for number in range(devices)])
     began, cpu = time.monotonic(), time.process_time()
-    with _histories(history) as folder, fleet_training(lambda number, model: pools[model].device(number), _random(update)) as on:
+    with (
+        _histories(history) as folder,
+        fleet_training(
+            lambda number, model: pools[model].device(number),
+            _random(update),
+            lambda number: answering(folder / f"{name(number)}.sqlite"),
+        ) as on,
+    ):
         whole = Fleet(server, devices, models, on, folder, habits, connections, seed, prove)
         asyncio.run(_run(whole, spec, patience))
         ledgers = whole.ledgers()

@@ -179,6 +179,7 @@ def run_values(view: RunView, live: bool) -> dict[str, Any]:
         "rho_budget": view.rho_budget,
         "committed_at": view.committed_at,
         **statement_values(view.statement, view.delta),
+        "labels": None if view.labels is None else dict(view.labels.to_json()),
     }
 
 
@@ -194,13 +195,15 @@ def statement_values(statement: Any, delta: float) -> dict[str, Any]:
 
 
 def status_lines(values: dict[str, Any]) -> Iterator[str]:
-    """For people: two lines a run, and one about all of them."""
+    """For people: two lines a run, a third where there is a claim about labels, and one about all of them."""
     place = f"running at {values['address'] or values['operator']}" if values["running"] else "no server is running"
     for run in values["runs"]:
         there = "" if run["state"] in ("cancelled", "finished") else f", {place}"
         filled = "" if run["filled"] is None or run["state"] != "active" else f", round {100 * run['filled']:.0f}% full"
         yield f"{run['task']} ({run['algorithm']}): step {run['step']} of {run['steps']}, {run['state']}{filled}{there}"
         yield f"rho {round_up(run['rho'])} of {run['rho_budget']:g}, {_claim(run)} (assumptions: --json)"
+        if run["labels"]:
+            yield f"beside it, and never added to it: {_label_claim(run['labels'])} (assumptions: --json)"
     if len(values["runs"]) > 1 and values["combined"]:
         yield f"all together: rho {round_up(values['combined']['rho'])}, {_claim(values['combined'])}"
 
@@ -210,6 +213,11 @@ def _claim(values: dict[str, Any]) -> str:
         f"epsilon {round_up(values['epsilon'])} at delta {values['delta']!r}, unit: one {values['unit']}, "
         f"neighbours: {values['neighbours']}"
     )
+
+
+def _label_claim(values: dict[str, Any]) -> str:
+    kind = f"at delta {values['delta']!r}" if values["delta"] else "(pure)"
+    return f"epsilon {round_up(values['epsilon'])} {kind}, unit: one {values['unit']}, neighbours: {values['neighbours']}"
 
 
 def _watch(where: Where, json: bool) -> None:

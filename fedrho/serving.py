@@ -278,6 +278,11 @@ def _finish(population: Population) -> None:
         where = [f"{f'{view.name} ' if len(unfinished) > 1 else ''}at step {view.step} of {view.steps}" for view in unfinished]
         raise Stopped(f"stopped {', '.join(where)}; the same command continues")
     console.print_statement(population.combined(), min(view.delta for view in population.views()))
+    for view in population.views():
+        if view.labels is not None:
+            console.print_claim(
+                view.labels.rows(), view.labels.assumptions, f"about labels, of {view.name}; never added to the other"
+            )
 
 
 def _server_tls(folder: Path | None, require_device_certificate: bool, insecure: bool) -> ServerTls | None:

@@ -124,6 +124,12 @@ def print_ended(ended: Ended) -> None:
         rows.append(("rho", f"{_up(deployed['rho'])} (zCDP)"))
     rows.append(("epsilon", f"{_up(deployed['epsilon'])} at delta = {deployed['delta']!r}"))
     console.print_claim(rows, [values["simulation"], *deployed["assumptions"]], "of a deployed run with these settings")
+    if "labels" in values:
+        labels = values["labels"]["if_deployed"]
+        claim = [("unit", f"one {labels['unit']}"), ("neighbours", labels["neighbours"])]
+        claim.append(("epsilon", f"{_up(labels['epsilon'])} (pure)"))
+        of = "about labels, of a deployed run; never added to the other"
+        console.print_claim(claim, [values["labels"]["simulation"], *labels["assumptions"]], of)
     console.out.print(f"\nresults: {ended.path}", highlight=False, soft_wrap=True)
 
 

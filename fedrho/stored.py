@@ -92,4 +92,5 @@ def _view(found: RunStatus) -> RunView:
         delta=file.privacy.delta,
         opened_at=found.committed_at,
         committed_at=found.committed_at,
+        labels=task.label_statement(),
     )

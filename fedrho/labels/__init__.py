@@ -1,0 +1,1 @@
+"""`fedrho labels`: noisy labels, models trained on them, and audits of both."""

@@ -1,0 +1,39 @@
+"""Which records are alike, by their public features alone: k-means on the features, on their principal coordinates, or on what
+SimCLR makes of images without labels. Groups get a private histogram each, which is the prior of their records."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedrho.console import BadInput
+from fedrho.labels.settings import StageSection
+from fedrho.privacy.labels.clusters import kmeans, principal
+
+BATCH = 128
+
+
+def groups(features: NDArray[Any], section: StageSection, seed: int) -> NDArray[np.int64]:
+    """Of all records, of shape (n,); the seed is public, as groups are. Raises BadInput."""
+    rows = encoded(features, section.simclr, seed) if section.simclr else features.reshape(len(features), -1)
+    try:
+        return kmeans(principal(rows, section.coordinates) if section.coordinates else rows, section.clusters, seed)
+    except ValueError as error:
+        raise BadInput(f"clusters: {error}") from error
+
+
+def encoded(features: NDArray[Any], steps: int, seed: int) -> NDArray[np.float32]:
+    """Of an encoder trained for so many steps on these images; raises BadInput for records that are no images."""
+    from fedrho.models.simclr import COLOURED, GREY, SimclrSettings, train_encoder
+
+    if features.ndim != 4 or features.dtype != np.float32:
+        raise BadInput(
+            f"simclr: learns from images of shape (height, width, channels), not from features of {features.shape[1:]}"
+        )
+    if len(features) < 2:
+        raise BadInput("simclr: learns from two images at least")
+    colours = COLOURED if features.shape[3] == 3 else GREY
+    settings = SimclrSettings(steps=steps, batch=min(BATCH, len(features)), seed=seed, alterations=colours)
+    return train_encoder(features, settings).encode(features)

@@ -1,0 +1,128 @@
+"""Accuracy against the epsilon of a label: a line a method with error bars over seeds, beside what needs no label, or all."""
+
+from __future__ import annotations
+
+import itertools
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
+
+from fedrho.console import BadInput
+from fedrho.plots import GREY, dressed
+from fedrho.study_plots import MARKERS, drawn
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+"""Okabe & Ito (2008), but for yellow, which is too pale on white; shapes tell lines apart as well."""
+LINES: tuple[Any, ...] = ("-", "--", "-.", ":")
+
+
+def accuracy_picture(results: Mapping[str, Any]) -> dict[str, bytes]:
+    """As `png` and `svg`; the same bytes for the same results."""
+    return drawn((7.6, 5.2), lambda figure: _accuracy(figure, results))
+
+
+def of_folder(path: Path, picture: Path | None) -> list[Path]:
+    """Draws the picture of a finished folder anew, in it or as `picture`; raises BadInput, FolderError."""
+    from fedrho.labels.runs import RESULTS, read_json
+    from fedrho.simulations.files import write_whole
+
+    if picture is not None and (picture.suffix not in (".png", ".svg") or not picture.parent.is_dir()):
+        raise BadInput(f"--plot {picture}: allowed: a .png or .svg in a folder that is there")
+    contents = accuracy_picture(read_json(path / RESULTS))
+    if picture is not None:
+        wanted = {picture: contents[picture.suffix[1:]]}
+    else:
+        (path / "plots").mkdir(exist_ok=True)
+        wanted = {path / "plots" / f"accuracy.{ending}": content for ending, content in contents.items()}
+    for place, content in wanted.items():
+        write_whole(place, content)
+    return list(wanted)
+
+
+def lines(results: Mapping[str, Any]) -> dict[str, list[Mapping[str, Any]]]:
+    """The measured runs of each method with an epsilon, by its name without the epsilon that a run's own name may end in."""
+    found: dict[str, list[Mapping[str, Any]]] = {}
+    for one in results["runs"]:
+        if one["epsilon"] is not None and one["accuracy_mean"] is not None:
+            found.setdefault(one["name"].removesuffix(f" {one['epsilon']:g}"), []).append(one)
+    return {name: sorted(several, key=lambda one: float(one["epsilon"])) for name, several in found.items()}
+
+
+def _accuracy(figure: Figure, results: Mapping[str, Any]) -> None:
+    axes = figure.add_subplot()
+    seeds = results["seeds"]
+    bars = f"mean of {seeds} runs, bars: one standard deviation" if seeds > 1 else "one run each"
+    title = f"{results['dataset']}, {results['model']}: accuracy against label privacy\n({bars})"
+    dressed(axes, title, "epsilon of one label (substitution)", "accuracy (share recognised)")
+    methods = lines(results)
+    epsilons = sorted({float(one["epsilon"]) for runs in methods.values() for one in runs})
+    moved = _beside(epsilons)
+    for place, (name, runs) in enumerate(methods.items()):
+        _line(axes, name, runs, place, moved, place - (len(methods) - 1) / 2)
+    _levels(axes, results)
+    axes.set_ylim(0, 1)
+    _epsilons(axes, epsilons)
+    if axes.get_legend_handles_labels()[0]:
+        figure.legend(frameon=False, fontsize=8, loc="outside right upper")
+    deltas = {one["statement"]["delta"] for one in results["runs"] if one["statement"]["delta"]}
+    note = f"{results['measured_on']}." + (f" DP-SGD is of delta {max(deltas):g}, all others pure." if deltas else "")
+    figure.supxlabel(textwrap.fill(note, 110), fontsize=8, color=GREY)
+
+
+def _by_ratio(epsilons: Sequence[float]) -> bool:
+    """Whether they lie so far apart, and all above 0, that a logarithmic axis shows them better."""
+    return bool(epsilons) and epsilons[0] > 0 and epsilons[-1] >= 4 * epsilons[0]
+
+
+def _beside(epsilons: Sequence[float]) -> Callable[[float, float], float]:
+    """Where to draw the point of an epsilon so that bars of several methods do not hide one another: hardly moved."""
+    if _by_ratio(epsilons):
+        return lambda epsilon, steps: float(epsilon * 1.018**steps)
+    gap = min((after - before for before, after in itertools.pairwise(epsilons)), default=1.0)
+    return lambda epsilon, steps: epsilon + 0.04 * gap * steps
+
+
+def _epsilons(axes: Axes, epsilons: Sequence[float]) -> None:
+    if not epsilons:
+        return
+    if _by_ratio(epsilons):
+        axes.set_xscale("log")
+        axes.set_xlim(epsilons[0] / 1.2, epsilons[-1] * 1.2)
+    else:
+        axes.set_xlim(0, epsilons[-1] * 1.1 or 1)
+    if len(epsilons) <= 8:
+        axes.set_xticks(epsilons, [f"{epsilon:g}" for epsilon in epsilons])
+        axes.xaxis.set_minor_locator(NullLocator())
+
+
+def _line(
+    axes: Axes, name: str, runs: Sequence[Mapping[str, Any]], place: int, moved: Callable[[float, float], float], steps: float
+) -> None:
+    axes.errorbar(
+        [moved(float(one["epsilon"]), steps) for one in runs],
+        [one["accuracy_mean"] for one in runs],
+        yerr=[one["accuracy_std"] or one.get("accuracy_standard_error") or 0.0 for one in runs],
+        label=name,
+        color=COLOURS[place % len(COLOURS)],
+        linestyle=LINES[place % len(LINES)],
+        marker=MARKERS[place % len(MARKERS)],
+        markersize=4.5,
+        linewidth=1.6,
+        elinewidth=1.0,
+        capsize=2.5,
+    )
+
+
+def _levels(axes: Axes, results: Mapping[str, Any]) -> None:
+    for one in results["runs"]:
+        if one["epsilon"] is None and one["accuracy_mean"] is not None:
+            axes.axhline(one["accuracy_mean"], color=GREY, linewidth=1.2, linestyle=(0, (5, 2)), label=f"{one['name']}")
+    if results["constant_accuracy"] is not None:
+        axes.axhline(
+            results["constant_accuracy"], color=GREY, linewidth=1.2, linestyle=(0, (1, 2)), label="best constant predictor"
+        )

@@ -1,0 +1,126 @@
+"""`fedrho labels train` as scripts call it: the contract, going on, refusals, pictures and exported models."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import typer.main
+from typer.testing import CliRunner
+
+from fedrho import cli
+from fedrho.labels import recipes
+
+DIGITS = ["labels", "train", "--dataset", "digits", "--epsilon", "2", "--steps", "20"]
+
+
+def called(*arguments: str) -> Any:
+    return CliRunner().invoke(cli.app, list(arguments))
+
+
+def refused(*arguments: str) -> str:
+    done = called(*arguments)
+    assert done.exit_code != 0
+    assert done.exception is not None
+    return str(done.exception)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("--epsilon", "1"), "--dataset, --data or an EXPERIMENT"),
+        (("--dataset", "digits"), "--epsilon: missing"),
+        (("--dataset", "digits", "--epsilon", "-1"), "not negative"),
+        (("--dataset", "digits", "--epsilon", "1", "--method", "magic"), "allowed: lp-1st"),
+        (("--dataset", "digits", "--epsilon", "1", "--stages", "0.5,0.6"), "add up to 1"),
+        (("--dataset", "digits", "--epsilon", "1", "--method", "forward", "--prior", "model"), "belong to --method lp-2st"),
+        (("--dataset", "digits", "--epsilon", "1", "--prior", "oracle"), "prior"),
+        (("--dataset", "digits", "--epsilon", "1", "--steps", "5", "--epochs", "1"), "one of the two"),
+        (("--data", "x.csv", "--epsilon", "1", "--model", "m"), "classes"),
+        (("--data", "x.csv", "--classes", "a,b", "--epsilon", "1", "--model", "m", "--seeds", "2"), "labels-are-public"),
+        (("nothing.toml",), "no such file"),
+        (("nothing.toml", "--epsilon", "1"), "leave it out"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_in_a_line_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], says: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = refused("labels", "train", *arguments)
+    assert says in text
+    assert "\n" not in text
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_the_contract_for_scripts_and_a_model_with_its_statement(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    done = called(*DIGITS, "--method", "lp-2st", "--stages", "0.5,0.3,0.2", "--seeds", "2", "--out", str(folder), "--json")
+    assert done.exit_code == 0, done.output
+    values = json.loads(done.stdout)
+    assert 0.1 < values["accuracy_mean"] < 1
+    assert values["accuracy_std"] >= 0
+    assert values["epsilon_total"] == 2.0
+    assert (values["statement"]["unit"], values["statement"]["delta"]) == ("label", 0)
+    assert len(values["runs"]) == 1
+    again = called("labels", "train", "--out", str(folder), "--json")
+    assert json.loads(again.stdout) == values
+    cell = "lp-2st-epsilon-2.0-seed-1"
+    assert called("labels", "export", str(folder), "--out", str(tmp_path / "m.npz"), "--run", cell).exit_code == 0
+    with np.load(tmp_path / "m.npz") as kept:
+        assert json.loads(str(kept["privacy_statement"]))["epsilon"] == 2.0
+    assert "choose one of" in refused("labels", "export", str(folder), "--out", str(tmp_path / "n.npz"))
+    assert called("labels", "plot", str(folder), "--plot", str(tmp_path / "p.svg")).exit_code == 0
+    assert "LP-2ST" in (tmp_path / "p.svg").read_text(encoding="utf-8")
+    assert "what differs: runs" in refused(*DIGITS, "--method", "forward", "--seeds", "2", "--out", str(folder))
+
+
+@pytest.mark.slow
+def test_dp_sgd_stands_beside_with_its_delta_and_keeps_what_was_asked_for(tmp_path: Path) -> None:
+    done = called(*DIGITS, "--method", "dp-sgd", "--method", "non-private", "--out", str(tmp_path / "run"), "--json")
+    assert done.exit_code == 0, done.output
+    private, plain = json.loads(done.stdout)["runs"]
+    assert private["statement"]["delta"] == 1e-5
+    assert 1.9 < private["epsilon_total"] <= 2.0
+    assert (plain["epsilon_total"], plain["statement"]["epsilon"]) == (None, None)
+    assert "add-or-remove epsilon" in private["statement"]["mechanisms"][0]
+
+
+@pytest.mark.slow
+def test_on_digits_two_stages_beat_one_at_2_and_clusters_at_a_half(tmp_path: Path) -> None:
+    """Four seeds; five standard errors below what ten of them were measured at."""
+
+    def means(epsilon: str, *methods: str) -> list[float]:
+        asked = [part for method in methods for part in ("--method", method)]
+        out = str(tmp_path / epsilon)
+        done = called(
+            "labels", "train", "--dataset", "digits", *asked, "--epsilon", epsilon, "--seeds", "4", "--out", out, "--json"
+        )
+        return [run["accuracy_mean"] for run in json.loads(done.stdout)["runs"]]
+
+    one, two = means("2", "lp-1st", "lp-2st")
+    assert two > one + 0.005
+    alone, clusters = means("0.5", "lp-1st", "cluster-prior")
+    assert clusters > alone + 0.3
+
+
+PAGE = (Path(__file__).parents[2] / "docs" / "reproductions.md").read_text(encoding="utf-8")
+
+
+def test_the_commands_of_the_reproductions_are_commands() -> None:
+    """They take minutes and answers are drawn anew, so they are read here, and run by hand."""
+    command = typer.main.get_command(cli.app)
+    found = re.findall(r"^\$ fedrho labels train (.*)$", PAGE, re.MULTILINE)
+    assert {part for line in found for part in ("digits", "mnist", "fashion-mnist") if f"--dataset {part} " in line} == {
+        "digits",
+        "mnist",
+        "fashion-mnist",
+    }
+    for line in found:
+        train = command.commands["labels"].commands["train"]  # type: ignore[attr-defined]
+        assert set(train.make_context("train", shlex.split(line)).params["method"]) <= set(recipes.METHODS)
