@@ -20,6 +20,7 @@ from pydantic_core import PydanticUndefined
 
 from fedrho import account, account_ledger, cli, data, device, fleet, operate
 from fedrho.demo import DemoResult
+from fedrho.labels import answering, matrix
 from fedrho.privacy.auditing.audit import AuditReport
 from fedrho.privacy.auditing.membership import membership_report
 from fedrho.privacy.zcdp import Rho
@@ -137,6 +138,8 @@ JSON = {
     "account-convert-rdp": account._from_rdp,
     "account-ledger": account_ledger._ledger_json,
     "account-ledger-run": account_ledger._run_json,
+    "labels-matrix": matrix.matrix_values,
+    "labels-randomize": answering.summary_values,
 }
 
 
@@ -268,7 +271,13 @@ def test_the_fields_of_simulate_json_are_the_documented_ones() -> None:
 # -- code and links ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("page", pages_with("python"))
+WITH_TENSORFLOW = ("own-model.md", "label-privacy.md")
+
+
+@pytest.mark.parametrize(
+    "page",
+    [pytest.param(page, marks=pytest.mark.slow if page in WITH_TENSORFLOW else ()) for page in pages_with("python")],
+)
 def test_every_python_example_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for number, text in enumerate(blocks(page, "python")):

@@ -29,7 +29,8 @@ def test_every_folder_of_the_product_is_listed_and_nothing_else(setuptools: dict
         for name, top in tops.items()
         for folder in folders_with_files(TOP / top)
     }
-    assert sorted(setuptools["packages"]) == sorted({"fedrho", *folders})
+    faces = {f"fedrho.{path.parent.name}" for path in (TOP / "fedrho").glob("*/__init__.py") if not path.parent.is_symlink()}
+    assert sorted(setuptools["packages"]) == sorted({"fedrho", *faces, *folders})
 
 
 def test_every_package_folder_has_an_init(setuptools: dict[str, Any]) -> None:

@@ -34,7 +34,13 @@ def test_every_line_of_every_command_is_read() -> None:
     assert 2 * len(CASES) == sum(len(block.splitlines()) for block in BLOCKS)
 
 
-@pytest.mark.parametrize(("command", "expected"), CASES, ids=[command[:60] for command, _ in CASES])
+@pytest.mark.parametrize(
+    ("command", "expected"),
+    [
+        pytest.param(*case, id=case[0][:60], marks=pytest.mark.slow if case[0].startswith("account compare") else ())
+        for case in CASES
+    ],
+)
 def test_the_published_figures_come_out(command: str, expected: str) -> None:
     done = CliRunner().invoke(cli.app, [*shlex.split(command), "--json"])
     assert done.exit_code == 0, done.output
