@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedrho.labels.data import benchmark
-from fedrho.models.simclr import GREY, Alterations, SimclrSettings, train_encoder
+from fedrho.models.simclr import CLOTHES, GREY, Alterations, SimclrSettings, train_encoder
 from fedrho.privacy.labels.chance import SystemChance
 from fedrho.privacy.labels.clusters import kmeans, principal
 from fedrho.privacy.labels.priors import histogram_prior, uniform
@@ -28,9 +28,8 @@ BATCH = 128
 EPSILONS = (0.5, 1.0, 2.0)
 HISTOGRAM = 0.25
 """Share of epsilon."""
-MILD = Alterations(crop=0.85, turn=5.0, slant=0.0, flip=True, cutout=0.0, light=0.4)
 FLIPPED = Alterations(turn=0.0, slant=0.0, flip=True)
-ALTERED = {"mnist": {"SimCLR": GREY}, "fashion-mnist": {"SimCLR": FLIPPED, "SimCLR, altered less": MILD}}
+ALTERED = {"mnist": {"SimCLR": GREY}, "fashion-mnist": {"SimCLR": FLIPPED, "SimCLR, altered less": CLOTHES}}
 Groups = NDArray[np.int64]
 
 

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import signal
 import time
-from types import FrameType, TracebackType
-from typing import Any
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
-from fedrho.console import err
 from fedrho.privacy.statement import round_up
 from fedrho.simulations.records import Row
+from fedrho.stoppable import StoppableBar
 
 
-class StudyProgress:
-    """Looks on while a study runs. The first Ctrl-C or SIGTERM lets the step end, a second one does not."""
+class StudyProgress(StoppableBar):
+    """Looks on while a study runs."""
 
     def __init__(self, steps: int, quiet: bool) -> None:
         columns = (
@@ -27,28 +24,11 @@ class StudyProgress:
             TimeRemainingColumn(),
             TextColumn("{task.description}", markup=False),
         )
-        self._bar = Progress(*columns, console=err, disable=quiet or not err.is_terminal)
-        self._task = self._bar.add_task("starting", total=steps, rate="")
+        super().__init__(columns, steps, quiet, "step", rate="")
         self._accuracy = ""
         self._spent = ""
         self._began: float | None = None
         self._first = 0
-        self._told = False
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> StudyProgress:
-        self._before = {number: signal.signal(number, self._told_to) for number in (signal.SIGINT, signal.SIGTERM)}
-        self._bar.start()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
-        self._bar.stop()
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    @property
-    def told_to_stop(self) -> bool:
-        return self._told
 
     def shown(self, row: Row) -> None:
         if self._began is None:  # the first step is slow: TensorFlow traces
@@ -66,9 +46,3 @@ class StudyProgress:
         assert self._began is not None
         seconds = time.monotonic() - self._began
         return f"{(step - self._first) / seconds:.3g} steps/s" if step > self._first and seconds > 0 else ""
-
-    def _told_to(self, number: int, frame: FrameType | None) -> None:
-        if self._told:
-            raise KeyboardInterrupt
-        self._told = True
-        self._bar.update(self._task, description="ending after this step")

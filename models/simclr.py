@@ -53,6 +53,8 @@ class Alterations:
 
 
 GREY = Alterations()
+CLOTHES = Alterations(crop=0.85, turn=5.0, slant=0.0, flip=True, light=0.4, cutout=0.0)
+"""Little: what is cropped or blanked is what tells a shirt from a coat."""
 COLOURED = Alterations(crop=0.45, turn=0.0, slant=0.0, flip=True, light=0.4, cutout=0.0, colour=0.3, grey=0.2)
 
 

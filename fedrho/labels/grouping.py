@@ -17,16 +17,16 @@ BATCH = 128
 
 def groups(features: NDArray[Any], section: StageSection, seed: int) -> NDArray[np.int64]:
     """Of all records, of shape (n,); the seed is public, as groups are. Raises BadInput."""
-    rows = encoded(features, section.simclr, seed) if section.simclr else features.reshape(len(features), -1)
+    rows = encoded(features, section, seed) if section.simclr else features.reshape(len(features), -1)
     try:
         return kmeans(principal(rows, section.coordinates) if section.coordinates else rows, section.clusters, seed)
     except ValueError as error:
         raise BadInput(f"clusters: {error}") from error
 
 
-def encoded(features: NDArray[Any], steps: int, seed: int) -> NDArray[np.float32]:
-    """Of an encoder trained for so many steps on these images; raises BadInput for records that are no images."""
-    from fedrho.models.simclr import COLOURED, GREY, SimclrSettings, train_encoder
+def encoded(features: NDArray[Any], section: StageSection, seed: int) -> NDArray[np.float32]:
+    """Of an encoder trained for `simclr` steps on these images; raises BadInput for records that are no images."""
+    from fedrho.models.simclr import CLOTHES, COLOURED, GREY, SimclrSettings, train_encoder
 
     if features.ndim != 4 or features.dtype != np.float32:
         raise BadInput(
@@ -34,6 +34,7 @@ def encoded(features: NDArray[Any], steps: int, seed: int) -> NDArray[np.float32
         )
     if len(features) < 2:
         raise BadInput("simclr: learns from two images at least")
-    colours = COLOURED if features.shape[3] == 3 else GREY
-    settings = SimclrSettings(steps=steps, batch=min(BATCH, len(features)), seed=seed, alterations=colours)
+    kinds = {"digits": GREY, "clothes": CLOTHES, "photographs": COLOURED, "any": COLOURED if features.shape[3] == 3 else GREY}
+    altered = kinds[section.simclr_images]
+    settings = SimclrSettings(steps=section.simclr, batch=min(BATCH, len(features)), seed=seed, alterations=altered)
     return train_encoder(features, settings).encode(features)

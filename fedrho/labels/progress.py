@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import signal
-from types import FrameType, TracebackType
-from typing import Any
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
-from fedrho.console import err
+from fedrho.stoppable import StoppableBar
 
 
-class TrainProgress:
-    """Trainings done, of all. The first Ctrl-C or SIGTERM lets the one at hand end, a second one does not."""
+class TrainProgress(StoppableBar):
+    """Trainings done, of all."""
 
     def __init__(self, trainings: int, quiet: bool) -> None:
         columns = (
@@ -24,25 +20,8 @@ class TrainProgress:
             TimeRemainingColumn(elapsed_when_finished=True),
             TextColumn("{task.description}", markup=False),
         )
-        self._bar = Progress(*columns, console=err, disable=quiet or not err.is_terminal)
-        self._task = self._bar.add_task("starting", total=trainings)
+        super().__init__(columns, trainings, quiet, "training")
         self._name = ""
-        self._told = False
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> TrainProgress:
-        self._before = {number: signal.signal(number, self._told_to) for number in (signal.SIGINT, signal.SIGTERM)}
-        self._bar.start()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
-        self._bar.stop()
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    @property
-    def told_to_stop(self) -> bool:
-        return self._told
 
     def begun(self, name: str, skipped: bool = False) -> None:
         self._name = name
@@ -57,9 +36,3 @@ class TrainProgress:
 
     def ended(self) -> None:
         self._bar.advance(self._task)
-
-    def _told_to(self, number: int, frame: FrameType | None) -> None:
-        if self._told:
-            raise KeyboardInterrupt
-        self._told = True
-        self._bar.update(self._task, description="ending after this training")

@@ -96,6 +96,8 @@ class StageSection(Section):
     """Principal coordinates that clusters are made of; 0 takes the features as they are."""
     simclr: Annotated[int, Field(ge=0, le=10_000_000)] = 0
     """Steps of a SimCLR encoder, trained on all images without labels, whose vectors clusters are made of; 0 for none."""
+    simclr_images: Literal["any", "digits", "clothes", "photographs"] = "any"
+    """How far two copies of an image may be from one another; `any` goes by the number of channels."""
     histogram_share: Annotated[float, Field(gt=0, lt=1)] = 0.25
     mechanism: Literal["with-prior", "per-bit", "one-hot-laplace"] = "with-prior"
     correction: bool = False

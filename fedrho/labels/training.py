@@ -167,7 +167,7 @@ class Trainer:
 
     def _grouped(self, section: StageSection) -> NDArray[np.int64]:
         """Of all records, by their features alone; the seed is public, as groups are."""
-        name = f"clusters-{section.clusters}-coordinates-{section.coordinates}-simclr-{section.simclr}"
+        name = f"clusters-{section.clusters}-coordinates-{section.coordinates}-simclr-{section.simclr}-{section.simclr_images}"
         if name not in self.groups:
             self.groups[name] = groups(self._data.features, section, self._experiment.split_seed)
         return self.groups[name]
