@@ -1,6 +1,12 @@
-"""TensorFlow runs on one thread in every test, as it does in a simulation, and as many tests beside one another want it."""
+"""TensorFlow runs on one thread in every test, as it does in a simulation, and as many tests beside one another want it. And
+Ctrl-C ends what tests start, wherever they run: a shell has programs in its background ignore it, and so whatever they start."""
 
 import os
+import signal
+import threading
 
 os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
 os.environ.setdefault("TF_NUM_INTEROP_THREADS", "1")
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN and threading.current_thread() is threading.main_thread():
+    signal.signal(signal.SIGINT, signal.default_int_handler)
