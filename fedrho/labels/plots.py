@@ -94,7 +94,7 @@ def _epsilons(axes: Axes, epsilons: Sequence[float]) -> None:
         axes.set_xscale("log")
         axes.set_xlim(epsilons[0] / 1.2, epsilons[-1] * 1.2)
     else:
-        axes.set_xlim(0, epsilons[-1] * 1.1 or 1)
+        axes.set_xlim(0, epsilons[-1] * (1.1 if len(epsilons) > 1 else 2) or 1)  # one epsilon stands in the middle
     if len(epsilons) <= 8:
         axes.set_xticks(epsilons, [f"{epsilon:g}" for epsilon in epsilons])
         axes.xaxis.set_minor_locator(NullLocator())

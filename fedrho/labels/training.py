@@ -192,17 +192,18 @@ class Trainer:
         if lost and not self._again and self._experiment.private:
             raise LostAnswers("DP-SGD read the labels, and its weights were lost; to train again doubles epsilon")
         learner = self.learner(cell.run.training or self._experiment.training)
+        everybody = np.arange(len(self._data.features))  # nobody is held out: DP-SGD gives no answers that could be counted
         weights = memory.recall_weights(MODEL)
         if weights is None:
             memory.begin(DP_SGD)
             say("training")
             weights = self._dp_sgd_trainer.trained(
-                self._data, self._used, cell.run.dp_sgd, cell.epsilon, fit_seed(cell.seed, MODEL)
+                self._data, everybody, cell.run.dp_sgd, cell.epsilon, fit_seed(cell.seed, MODEL)
             )
             memory.keep_weights(MODEL, weights)
         times = 1 + (lost if self._experiment.private else 0)
         note = self._data.note if self._data.test_features is not None else "no accuracy is measured: the labels are private"
-        statement = baseline.statement(cell.run.dp_sgd, cell.epsilon, len(self._used), times, [note, *self._about_seeds()])
+        statement = baseline.statement(cell.run.dp_sgd, cell.epsilon, len(everybody), times, [note, *self._about_seeds()])
         return self._measured(learner, weights), with_earlier(statement, self.earlier)
 
     def _about_seeds(self) -> tuple[str, ...]:

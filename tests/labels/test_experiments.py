@@ -20,8 +20,8 @@ import pytest
 from numpy.typing import ArrayLike, NDArray
 
 from fedrho.console import BadInput
+from fedrho.labels import baseline, ratings, recipes, settings
 from fedrho.labels import experiment as experiments
-from fedrho.labels import ratings, recipes, settings
 from fedrho.labels.answered import alone, note_of
 from fedrho.labels.data import LabelData, benchmark, hashed_order, own
 from fedrho.labels.plots import accuracy_picture
@@ -471,14 +471,33 @@ def test_answers_that_were_lost_and_asked_for_again_are_in_what_the_next_folder_
 
 
 def test_deltas_of_a_files_earlier_answers_add_up_too(tmp_path: Path) -> None:
-    baseline = private_experiment(tmp_path, runs=[{"name": "r", "kind": "dp-sgd", "epsilons": [1.0], "dp_sgd": {"delta": 1e-4}}])
+    earlier = private_experiment(tmp_path, runs=[{"name": "r", "kind": "dp-sgd", "epsilons": [1.0], "dp_sgd": {"delta": 1e-4}}])
     mine, folder = private_experiment(tmp_path), tmp_path / "mine"
-    noted(baseline, tmp_path / "baseline")
+    noted(earlier, tmp_path / "earlier")
     data = own(Path(mine.data or ""), "y", mine.classes, None, public=False)
     trainer = Trainer(mine, data, softmax, SeededChance(1), again=True)
     progress = TrainProgress(1, quiet=True)
     results = experiments.run(mine, data, folder, trainer, progress, lambda: experiments.noted(mine, folder, True))
     assert (results["statement"]["epsilon"], results["statement"]["delta"]) == (2.0, 1e-4)
+
+
+class CountingDpSgd(baseline.DpSgd):
+    """Counts who is trained on, and trains nobody."""
+
+    def trained(
+        self, data: LabelData, places: NDArray[np.int64], section: settings.DpSgdSection, epsilon: float, seed: int
+    ) -> NDArray[np.float32]:
+        self.count = len(places)
+        return softmax(TrainingSection(steps=1)).fit(data.features[:1], np.eye(CLASSES)[:1], None, 0)
+
+
+def test_dp_sgd_sets_no_private_record_aside_because_it_has_no_answers_to_count(tmp_path: Path) -> None:
+    mine = private_experiment(tmp_path, runs=[{"name": "r", "kind": "dp-sgd", "epsilons": [1.0], "dp_sgd": {"batch": 30}}])
+    data, counting = own(Path(mine.data or ""), "y", mine.classes, None, public=False), CountingDpSgd(None)
+    (cell,) = cells(mine)
+    _, statement = Trainer(mine, data, softmax, dp_sgd=counting).train(cell, DiskMemory(tmp_path / "cell"), lambda line: None)
+    assert counting.count == len(LABELS)
+    assert f"Poisson samples of rate {30 / len(LABELS):.4g}" in statement.mechanisms[0]
 
 
 def test_labels_are_the_same_ones_by_another_name_of_their_file_or_array(tmp_path: Path) -> None:
