@@ -45,8 +45,8 @@ class Recipe:
 
     model: str
     training: Section
-    mixup: float = 0.0
-    """Of runs that take answers at their word."""
+    mixup: Callable[[float], float] = lambda epsilon: 0.0
+    """Of one stage that takes answers at their word."""
     share: Callable[[float], float] = lambda epsilon: 0.65
     two: Callable[[float], tuple[Section, Section]] = lambda epsilon: ({}, {"prior": "denoised"})
     """LP-2ST's stages, but for their shares; their training says what differs from `training`, and `longer` how many times
@@ -111,15 +111,25 @@ def _images(epsilon: float) -> tuple[Section, Section]:
     return both, {**both, "temperature": 1.0, **WARM, "filter": "none"}
 
 
+def _image_noise(epsilon: float) -> Section:
+    """Much noise allows few steps, and those should be short."""
+    steps, rate = (300, 1.0) if epsilon < 0.75 else (400, 2.0) if epsilon < 1.5 else (800, 2.0)
+    return {"learning_rate": rate, "batch": 512, "steps": steps, "clip_norm": 1.0}
+
+
 IMAGES = Recipe(
     model="mnist-small-cnn",
     training={"learning_rate": 0.05, "batch": 128, "epochs": 10.0, "weight_decay": 1e-4, "crop": 2},
-    mixup=4.0,
+    mixup=lambda epsilon: 4.0,
     two=_images,
     clusters=lambda epsilon: {"clusters": 100, "coordinates": 50, "histogram_share": 0.05},
-    dp_sgd=lambda epsilon: {"learning_rate": 0.5, "batch": 512, "steps": 600, "clip_norm": 1.0},
+    dp_sgd=_image_noise,
 )
-CLOTHES = replace(IMAGES, training={**IMAGES.training, "learning_rate": 0.1, "crop": 0, "flip": True})
+CLOTHES = replace(
+    IMAGES,
+    training={**IMAGES.training, "learning_rate": 0.1, "crop": 0, "flip": True},
+    mixup=lambda epsilon: 4.0 if epsilon < 1.5 else 0.0,  # with less noise it takes more than it gives
+)
 TABLE = Recipe(
     model="adult-mlp",
     training={"learning_rate": 0.05, "batch": 256, "epochs": 10.0, "weight_decay": 1e-4},
@@ -151,7 +161,7 @@ CIFAR = Recipe(
         "flip": True,
         "cutout": 8,
     },
-    mixup=8.0,
+    mixup=lambda epsilon: 8.0,
     share=lambda epsilon: _cifar(epsilon)[0],
     two=lambda epsilon: _mixed(*_cifar(epsilon)[2], _cifar(epsilon)[1]),
     clusters=lambda epsilon: {"clusters": 100, "coordinates": 50, "histogram_share": 0.05},
@@ -223,7 +233,7 @@ def _training(chosen: Recipe, **changes: Any) -> Section:
 
 
 def _one(chosen: Recipe, epsilon: float) -> list[Section]:
-    return [_training(chosen, mixup=chosen.mixup)]
+    return [_training(chosen, mixup=chosen.mixup(epsilon))]
 
 
 def _two(chosen: Recipe, epsilon: float) -> list[Section]:
