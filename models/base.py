@@ -24,12 +24,13 @@ class Outputs(Enum):
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """A classifier.
+    """A classifier: of an example, or of each place in it, as a language model guesses every next token of a sequence.
 
     `build` returns a fresh, built Keras model that maps inputs of shape (batch, *input_shape) to `outputs` of shape
-    (batch, classes); labels are integers below `classes`, and the loss is the mean cross-entropy. Inputs are float32, or int32
-    for ids of tokens, which are below `vocabulary` where that is not 0. `build` is a function of a module, or another object that
-    can be pickled: it is called in the training process.
+    (batch, *label_shape, classes); labels are integers of shape (batch, *label_shape) below `classes`, and the loss is the mean
+    cross-entropy over the labels that are not below `ignored`. Inputs are float32, or int32 for ids of tokens, which are below
+    `vocabulary` where that is not 0. `build` is a function of a module, or another object that can be pickled: it is called in
+    the training process.
     """
 
     name: str
@@ -40,6 +41,32 @@ class ModelSpec:
     input_dtype: str = "float32"
     vocabulary: int = 0
     outputs: Outputs = Outputs.LOGITS
+    label_shape: tuple[int, ...] = ()
+    """Of one example's labels: () of a class, (length,) of a sequence that has a label at every place."""
+    ignored: int = 0
+    """Labels below it are never to be guessed, such as the ids of nothing and of unknown words: they count neither in the loss
+    nor in the accuracy."""
+    tokens: str = ""
+    """What turns text into its inputs, by its name in `models/tokens.py`; empty for models that take no text."""
+    paper: str = ""
+    """Where the network was published."""
+    frozen: bool = False
+    """Whether layers may be frozen: their weights are the same wherever it is built, as those in a file are."""
+    parameters: int = 0
+    """How many weights are trained, so that a list of models builds none; 0 where that is not known beforehand."""
+
+    @property
+    def one_label(self) -> bool:
+        """Whether an example has one label, and all labels count. Only such a model can have label privacy."""
+        return not self.label_shape and not self.ignored
+
+
+def no_label_privacy(spec: ModelSpec) -> str:
+    """Why nobody can answer for the labels of such a model; empty where it is possible."""
+    if spec.one_label:
+        return ""
+    has = "a label at every place of an example" if spec.label_shape else f"labels below {spec.ignored} that do not count"
+    return f"model {spec.name!r} has {has}; label privacy is for one label an example"
 
 
 _REGISTRY: dict[str, ModelSpec] = {}

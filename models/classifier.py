@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedrho.models.backend import keras, tf
-from fedrho.models.base import ModelSpec
+from fedrho.models.base import ModelSpec, no_label_privacy
 from fedrho.models.fit_settings import FitError
 from fedrho.models.whole import FloatVector, WholeModel, spec_of
 
@@ -86,6 +86,8 @@ class _Copies:
 
 
 def _whole(model: AnyModel) -> WholeModel:
-    if isinstance(model, ModelSpec):
-        return WholeModel(model)
-    return WholeModel(spec_of(_Copies(model) if isinstance(model, keras.Model) else model))
+    """Raises FitError for a model that has not just one label an example."""
+    spec = model if isinstance(model, ModelSpec) else spec_of(_Copies(model) if isinstance(model, keras.Model) else model)
+    if reason := no_label_privacy(spec):
+        raise FitError(reason)
+    return WholeModel(spec)

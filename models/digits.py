@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from fedrho.models.activations import activation as activated
 from fedrho.models.base import ModelSpec, register
 
 if TYPE_CHECKING:
@@ -20,32 +21,36 @@ def build_logistic() -> keras.Model:
     return keras.Sequential([keras.Input(INPUT_SHAPE), keras.layers.Dense(CLASSES, kernel_initializer="zeros", name="logits")])
 
 
-def build_mlp() -> keras.Model:
+def build_mlp(activation: str = "relu") -> keras.Model:
     """One hidden layer of 32 rectified units: 64 * 32 + 32 + 32 * 10 + 10 = 2,410 parameters."""
     from fedrho.models.backend import keras
 
     return keras.Sequential(
         [
             keras.Input(INPUT_SHAPE),
-            keras.layers.Dense(32, activation="relu", name="hidden"),
+            keras.layers.Dense(32, activation=activated(activation), name="hidden"),
             keras.layers.Dense(CLASSES, name="logits"),
         ]
     )
 
 
-def build_wide_mlp() -> keras.Model:
+def build_wide_mlp(activation: str = "relu") -> keras.Model:
     """One hidden layer of 128 rectified units: 64 * 128 + 128 + 128 * 10 + 10 = 9,610 parameters."""
     from fedrho.models.backend import keras
 
     return keras.Sequential(
         [
             keras.Input(INPUT_SHAPE),
-            keras.layers.Dense(128, activation="relu", name="hidden"),
+            keras.layers.Dense(128, activation=activated(activation), name="hidden"),
             keras.layers.Dense(CLASSES, name="logits"),
         ]
     )
 
 
-LOGISTIC = register(ModelSpec("digits-logistic", "logistic regression on 8x8 digits", INPUT_SHAPE, CLASSES, build_logistic))
-MLP = register(ModelSpec("digits-mlp", "one hidden layer on 8x8 digits", INPUT_SHAPE, CLASSES, build_mlp))
-WIDE_MLP = register(ModelSpec("digits-wide-mlp", "a wider hidden layer on 8x8 digits", INPUT_SHAPE, CLASSES, build_wide_mlp))
+LOGISTIC = register(
+    ModelSpec("digits-logistic", "logistic regression on 8x8 digits", INPUT_SHAPE, CLASSES, build_logistic, parameters=650)
+)
+MLP = register(ModelSpec("digits-mlp", "one hidden layer on 8x8 digits", INPUT_SHAPE, CLASSES, build_mlp, parameters=2410))
+WIDE_MLP = register(
+    ModelSpec("digits-wide-mlp", "a wider hidden layer on 8x8 digits", INPUT_SHAPE, CLASSES, build_wide_mlp, parameters=9610)
+)

@@ -1,4 +1,4 @@
-"""The optimizers of local training, by name: Keras's own, each started anew for every step of a run."""
+"""The optimizers of local training, by name: Keras's own and LocoProp, each started anew for every step of a run."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ import math
 from dataclasses import dataclass
 
 PLAIN = "sgd"
-WITH_MOMENTUM = {PLAIN: True, "adagrad": False, "adam": False, "rmsprop": True}
+LOCOPROP_S, LOCOPROP_M = "locoprop-s", "locoprop-m"
+LOCOPROP = (LOCOPROP_S, LOCOPROP_M)
+"""Those of `models/locoprop.py`: of models of Dense layers alone."""
+WITH_MOMENTUM = {PLAIN: True, "adagrad": False, "adam": False, "rmsprop": True, LOCOPROP_S: False, LOCOPROP_M: False}
 """Every optimizer there is, and whether it takes a momentum."""
 
 

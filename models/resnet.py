@@ -10,6 +10,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
+from fedrho.models.activations import activation as activated
 from fedrho.models.base import ModelSpec, register
 from fedrho.models.images import COLOUR
 
@@ -21,7 +22,7 @@ WIDTHS = (64, 128, 256, 512)
 GROUPS = 32
 
 
-def build_resnet18(classes: int) -> keras.Model:
+def build_resnet18(classes: int, activation: str = "relu") -> keras.Model:
     """11,172,170 parameters for 10 classes."""
     from fedrho.models.backend import keras
 
@@ -29,27 +30,28 @@ def build_resnet18(classes: int) -> keras.Model:
     seen = _convolved(image, WIDTHS[0], 3, 1, "stem")
     for stage, width in enumerate(WIDTHS):
         for block in (0, 1):
-            seen = _block(seen, width, 2 if stage and not block else 1, f"stage{stage}_block{block}")
-    seen = keras.layers.GlobalAveragePooling2D(name="mean")(_activated(seen, "last"))
+            seen = _block(seen, width, 2 if stage and not block else 1, f"stage{stage}_block{block}", activation)
+    seen = keras.layers.GlobalAveragePooling2D(name="mean")(_activated(seen, "last", activation))
     return keras.Model(image, keras.layers.Dense(classes, name="logits")(seen))
 
 
-def _block(seen: keras.KerasTensor, width: int, stride: int, name: str) -> keras.KerasTensor:
+def _block(seen: keras.KerasTensor, width: int, stride: int, name: str, activation: str) -> keras.KerasTensor:
     """Two convolutions beside the identity, or beside a 1x1 convolution where the shape changes."""
     from fedrho.models.backend import keras
 
-    active = _activated(seen, f"{name}_first")
+    active = _activated(seen, f"{name}_first", activation)
     same = stride == 1 and seen.shape[-1] == width
     beside = seen if same else _convolved(active, width, 1, stride, f"{name}_beside")
     inner = _convolved(active, width, 3, stride, f"{name}_conv0")
-    inner = _convolved(_activated(inner, f"{name}_second"), width, 3, 1, f"{name}_conv1")
+    inner = _convolved(_activated(inner, f"{name}_second", activation), width, 3, 1, f"{name}_conv1")
     return keras.layers.Add(name=f"{name}_sum")([beside, inner])
 
 
-def _activated(seen: keras.KerasTensor, name: str) -> keras.KerasTensor:
+def _activated(seen: keras.KerasTensor, name: str, activation: str) -> keras.KerasTensor:
     from fedrho.models.backend import keras
 
-    return keras.layers.ReLU(name=f"{name}_relu")(keras.layers.GroupNormalization(GROUPS, name=f"{name}_norm")(seen))
+    normed = keras.layers.GroupNormalization(GROUPS, name=f"{name}_norm")(seen)
+    return keras.layers.Activation(activated(activation), name=f"{name}_{activation}")(normed)
 
 
 def _convolved(seen: keras.KerasTensor, width: int, side: int, stride: int, name: str) -> keras.KerasTensor:
@@ -61,6 +63,12 @@ def _convolved(seen: keras.KerasTensor, width: int, side: int, stride: int, name
 
 CIFAR_RESNET18 = register(
     ModelSpec(
-        "cifar-resnet18", "ResNet-18 with group normalization on 32x32 photographs", COLOUR, 10, partial(build_resnet18, 10)
+        "cifar-resnet18",
+        "ResNet-18 with group normalization on 32x32 photographs",
+        COLOUR,
+        10,
+        partial(build_resnet18, 10),
+        paper="He et al. 2016, arXiv 1603.05027; Wu & He 2018, arXiv 1803.08494",
+        parameters=11_172_170,
     )
 )

@@ -22,12 +22,15 @@ if TYPE_CHECKING:
     import keras
 
 SUFFIX = ".keras"
-NAME = re.compile(r"keras:[0-9a-f]{16}")
+PREFIX = "keras:"
+NAME = re.compile(rf"{PREFIX}[0-9a-f]{{16}}")
 UNREADABLE = (OSError, EOFError, KeyError, RuntimeError, RecursionError, NotImplementedError, zipfile.BadZipFile, zlib.error)
 LONGEST_CONFIG = 16 << 20
 """Bytes of a `config.json`; real ones have thousands."""
 
 CROSS_ENTROPY = ("sparse_categorical_crossentropy", "SparseCategoricalCrossentropy")
+SPECIAL_IDS = 2
+"""Of nothing and of unknown words, in all text: a model that guesses ids never has to guess these."""
 PASSES_CLASSES_ON = ("Activation", "Softmax")
 
 Layer = dict[str, Any]
@@ -45,7 +48,7 @@ def is_saved(name: str) -> bool:
 def add_saved(path: Path) -> ModelSpec:
     """Adds the model in `path` to the zoo, and returns it; raises SavedModelError. Adding it again changes nothing."""
     digest = _digest(path)
-    name = f"keras:{digest[:16]}"
+    name = f"{PREFIX}{digest[:16]}"
     return registered(name) or register(_described(path, name, digest))
 
 
@@ -57,6 +60,7 @@ class LoadSaved:
     sha256: str
 
     def __call__(self) -> keras.Model:
+        import fedrho.models.layers  # noqa: F401  (registered, so that safe mode finds them)
         from fedrho.models.backend import keras
 
         path = Path(self.path)
@@ -81,13 +85,21 @@ def _described(path: Path, name: str, digest: str) -> ModelSpec:
     try:
         config = _config(path)
         first, last = _ends(config)
+        dense = _last_dense(config, last)
+        shape, vocabulary = _inputs(config, first)
+        classes, label_shape = _classes(dense), _label_shape(dense)
         return ModelSpec(
             name,
             f"saved in {path.name}",
-            _input_shape(first),
-            _classes(config, last),
+            shape,
+            classes,
             LoadSaved(str(path.resolve()), digest),
+            input_dtype="int32" if vocabulary else "float32",
+            vocabulary=vocabulary,
             outputs=_outputs(config, last),
+            label_shape=label_shape,
+            ignored=SPECIAL_IDS if label_shape and vocabulary == classes else 0,
+            frozen=True,
         )
     except (KeyError, IndexError, TypeError, AttributeError) as error:
         raise SavedModelError(f"{path}: is not a Sequential or Functional model as Keras saves it") from error
@@ -127,32 +139,70 @@ def _only(end: list[Any], layers: list[Layer]) -> Layer:
     return next(layer for layer in layers if layer["config"]["name"] == end[0])
 
 
-def _input_shape(first: Layer) -> tuple[int, ...]:
+def _inputs(config: Layer, first: Layer) -> tuple[tuple[int, ...], int]:
+    """Their shape, and below what number ids are; 0 where inputs are float32."""
     values = first["config"]
     shape = values.get("batch_shape") or values.get("batch_input_shape")
     if first["class_name"] != "InputLayer" or not shape:
         raise ValueError("has no fixed input shape; begin it with keras.Input(shape)")
-    if values.get("dtype") != "float32" or not all(isinstance(side, int) and side > 0 for side in shape[1:]):
-        raise ValueError(f"takes {values.get('dtype')} inputs of shape {tuple(shape[1:])}; allowed: float32 of a fixed shape")
-    return tuple(shape[1:])
+    if not all(isinstance(side, int) and side > 0 for side in shape[1:]):
+        raise ValueError(f"takes inputs of shape {tuple(shape[1:])}; allowed: a fixed shape")
+    if values.get("dtype") not in ("float32", "int32"):
+        raise ValueError(f"takes {values.get('dtype')} inputs; allowed: float32, or int32 for ids")
+    return tuple(shape[1:]), _vocabulary(config, first) if values["dtype"] == "int32" else 0
 
 
-def _classes(config: Layer, last: Layer) -> int:
-    """The units of the last Dense layer; what follows it may only pass them on."""
+def _vocabulary(config: Layer, first: Layer) -> int:
+    """Below it are ids that every layer which takes them has an embedding for."""
+    takers = _after(config, first)
+    if not takers or any(layer["class_name"] != "Embedding" for layer in takers):
+        raise ValueError("takes int32 inputs, and not into Embedding layers alone, which say how many ids there are")
+    return min(int(layer["config"]["input_dim"]) for layer in takers)
+
+
+def _after(config: Layer, layer: Layer) -> list[Layer]:
+    """The layers that take what this one gives."""
+    layers: list[Layer] = config["config"]["layers"]
+    if config["class_name"] == "Sequential":
+        return layers[layers.index(layer) + 1 :][:1]
+    return [other for other in layers if layer["config"]["name"] in _sources(other)]
+
+
+def _sources(layer: Layer) -> set[str]:
+    return set(re.findall(r'"keras_history": \["([^"]+)"', json.dumps(layer["inbound_nodes"])))
+
+
+def _last_dense(config: Layer, last: Layer) -> Layer:
+    """What follows it may only pass its outputs on."""
     while last["class_name"] in PASSES_CLASSES_ON:
         last = _before(config, last)
     if last["class_name"] != "Dense":
         raise ValueError(f"ends in a {last['class_name']} layer; allowed: a Dense layer, one unit a class")
-    if not (isinstance(last["config"]["units"], int) and last["config"]["units"] > 1):
+    return last
+
+
+def _classes(dense: Layer) -> int:
+    """Its units."""
+    if not (isinstance(dense["config"]["units"], int) and dense["config"]["units"] > 1):
         raise ValueError("has one output; allowed: a Dense layer with one unit for each of two classes or more")
-    return int(last["config"]["units"])
+    return int(dense["config"]["units"])
+
+
+def _label_shape(dense: Layer) -> tuple[int, ...]:
+    """(length,) where the layer was built for sequences; if the file does not tell, a label for each example."""
+    built = (dense.get("build_config") or {}).get("input_shape") or (None, 0)
+    if not all(isinstance(side, int) for side in built[1:]) or len(built) > 3:
+        raise ValueError(
+            f"gives a label for each of {tuple(built[1:-1])} places; allowed: one an example, or a fixed length of them"
+        )
+    return tuple(built[1:-1])
 
 
 def _before(config: Layer, layer: Layer) -> Layer:
     layers: list[Layer] = config["config"]["layers"]
     if config["class_name"] == "Sequential":
         return layers[layers.index(layer) - 1]
-    (source,) = set(re.findall(r'"keras_history": \["([^"]+)"', json.dumps(layer["inbound_nodes"])))
+    (source,) = _sources(layer)
     return next(other for other in layers if other["config"]["name"] == source)
 
 

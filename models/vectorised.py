@@ -3,6 +3,7 @@ operation for all rows."""
 
 from __future__ import annotations
 
+import math
 from typing import Final
 
 from fedrho.models.backend import keras, tf
@@ -66,7 +67,8 @@ class StackedTraining:
     def __call__(
         self, weights: tf.Tensor, features: tf.Tensor, labels: tf.Tensor, batches: tuple[tf.Tensor, tf.Tensor, tf.Tensor]
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """What training changed, float32 of shape (clients, size), and each client's mean loss over its steps.
+        """What training changed, float32 of shape (clients, size), and each client's mean loss over its steps; NaN for all that
+        changed of a client with a loss that is not finite.
 
         `features` and `labels` are the examples of all clients, one after another. `batches` are places int32 and shares float32
         of shape (batches, batch), and starts int32 of shape (steps + 1,): in step k, the batches from `starts[k]` to
@@ -98,7 +100,8 @@ class StackedTraining:
             parallel_iterations=1,
         )
         flat = tf.concat([tf.reshape(part, (clients, part.shape[1:].num_elements())) for part in stack], axis=1)
-        return flat - begin, sums / tf.cast(self._steps(starts, clients), tf.float64)
+        update = tf.where(tf.math.is_finite(sums)[:, None], flat - begin, tf.constant(math.nan, tf.float32))
+        return update, sums / tf.cast(self._steps(starts, clients), tf.float64)
 
     def _steps(self, starts: tf.Tensor, clients: tf.Tensor) -> tf.Tensor:
         """How many steps each client has."""
@@ -111,12 +114,15 @@ class StackedTraining:
     def _one(self, row: tuple[list[tf.Tensor], tf.Tensor, tf.Tensor, tf.Tensor]) -> tuple[tf.Tensor, list[tf.Tensor]]:
         """Loss and gradients of one client's batch."""
         variables, features, labels, share = row
+        frozen = [variable.value for variable in self._model.keras_model.non_trainable_variables]
         with tf.GradientTape() as tape:
             tape.watch(variables)
-            outputs, _, own = self._model.keras_model.stateless_call(variables, [], features, training=True, return_losses=True)
+            outputs, _, own = self._model.keras_model.stateless_call(
+                variables, frozen, features, training=True, return_losses=True
+            )
             if own:  # some are of all examples of a batch, and a batch that is filled up has too many
                 raise NotVectorised(f"model {self._model.spec.name!r} has layers with a loss of their own, as regularizers are")
-            loss = tf.reduce_sum(self._model.losses(labels, outputs) * share)
+            loss = self._model.shared_loss(labels, outputs, share)
         gradients = tape.gradient(loss, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
         return loss, [tf.convert_to_tensor(gradient) for gradient in gradients]
 

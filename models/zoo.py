@@ -3,12 +3,29 @@
 Importing this registers the first; it is the one place that lists the families.
 """
 
-from fedrho.models import base, digits, images, ratings, resnet, tables, windows
+import difflib
+
+from fedrho.models import base, digits, images, ratings, recurrent, resnet, tables, transformer, windows
+from fedrho.models.activations import SIGN, chosen
+from fedrho.models.applications import application
 from fedrho.models.base import ModelSpec, UnknownModel, registered
 from fedrho.models.plugins import load_plugin, plugin_names
 from fedrho.models.saved import is_saved
 
-__all__ = ["ModelSpec", "UnknownModel", "digits", "images", "lookup", "names", "ratings", "resnet", "tables", "windows"]
+__all__ = [
+    "ModelSpec",
+    "UnknownModel",
+    "digits",
+    "images",
+    "lookup",
+    "names",
+    "ratings",
+    "recurrent",
+    "resnet",
+    "tables",
+    "transformer",
+    "windows",
+]
 
 
 def names() -> tuple[str, ...]:
@@ -16,10 +33,20 @@ def names() -> tuple[str, ...]:
 
 
 def lookup(name: str) -> ModelSpec:
-    """Raises UnknownModel, which lists the names there are."""
-    found = registered(name) or load_plugin(name)
-    if found is None and is_saved(name):
+    """Raises UnknownModel, which lists the names there are; `NAME+ACTIVATION` is a model with another activation."""
+    whole = registered(name) or application(name) or load_plugin(name)
+    if whole is not None:
+        return whole
+    if is_saved(name):
         raise UnknownModel(f"model {name}: its .keras file was not given here; it is the one whose SHA-256 begins so")
+    base_name, sign, activation = name.partition(SIGN)
+    found = registered(base_name) or load_plugin(base_name) if sign else None
     if found is None:
-        raise UnknownModel(f"unknown model {name!r}; known models: {', '.join(names())}")
-    return found
+        raise UnknownModel(f"unknown model {name!r}; known models: {', '.join(names())}{_nearest(name)}")
+    return chosen(found, activation)
+
+
+def _nearest(name: str) -> str:
+    """A question that helps with a slip of the pen, or nothing."""
+    close = difflib.get_close_matches(name.lower(), names(), n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else ""

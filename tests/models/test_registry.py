@@ -13,7 +13,11 @@ from fedrho.models.zoo import names
 SHIPPED = [
     ("adult-logistic", 2),
     ("adult-mlp", 2),
+    ("adult-raw-mlp", 2),
     ("characters", 126),
+    ("characters-lstm", 126),
+    ("characters-small-lstm", 126),
+    ("characters-transformer", 126),
     ("cifar-cnn", 10),
     ("cifar-resnet18", 10),
     ("digits-logistic", 10),
@@ -25,7 +29,10 @@ SHIPPED = [
     ("mnist-small-cnn", 10),
     ("movielens-ratings", 5),
     ("movies", 3954),
+    ("spanish-cifg", 10_000),
     ("words", 2048),
+    ("words-cifg", 2048),
+    ("words-transformer", 2048),
 ]
 LIST_NAMES = """
 import sys

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import pickle
 import subprocess
@@ -135,11 +136,53 @@ def test_models_of_several_inputs_or_no_fixed_shape_are_refused(tmp_path: Path) 
     keras.Model([first, second], keras.layers.Dense(2)(keras.layers.Add()([first, second]))).save(tmp_path / "two.keras")
     with pytest.raises(SavedModelError, match="several inputs or outputs"):
         add_saved(tmp_path / "two.keras")
-    words = keras.Input((5,), dtype="int32")
-    embedded = keras.layers.GlobalAveragePooling1D()(keras.layers.Embedding(9, 4)(words))
-    keras.Model(words, keras.layers.Dense(2)(embedded)).save(tmp_path / "words.keras")
-    with pytest.raises(SavedModelError, match="takes int32 inputs"):
-        add_saved(tmp_path / "words.keras")
+    ids = keras.Input((5,), dtype="int32")
+    seen = keras.layers.Concatenate()([keras.layers.Embedding(9, 4)(ids), keras.layers.Reshape((5, 1))(ids)])
+    keras.Model(ids, keras.layers.Dense(2)(keras.layers.Flatten()(seen))).save(tmp_path / "ids.keras")
+    with pytest.raises(SavedModelError, match="takes int32 inputs, and not into Embedding layers alone"):
+        add_saved(tmp_path / "ids.keras")
+    keras.Sequential([keras.Input((8, 4, 2)), keras.layers.Dense(3)]).save(tmp_path / "places.keras")
+    with pytest.raises(SavedModelError, match=r"gives a label for each of \(8, 4\) places"):
+        add_saved(tmp_path / "places.keras")
+
+
+def test_ids_are_below_what_every_embedding_of_them_knows(tmp_path: Path) -> None:
+    ids = keras.Input((5,), dtype="int32")
+    both = keras.layers.Concatenate()([keras.layers.Embedding(9, 4)(ids), keras.layers.Embedding(7, 2)(ids)])
+    keras.Model(ids, keras.layers.Dense(2)(keras.layers.GlobalAveragePooling1D()(both))).save(tmp_path / "m.keras")
+    spec = add_saved(tmp_path / "m.keras")
+    assert (spec.input_shape, spec.input_dtype, spec.vocabulary, spec.label_shape, spec.ignored) == ((5,), "int32", 7, (), 0)
+
+
+def test_a_model_of_sequences_has_a_label_at_every_place(tmp_path: Path) -> None:
+    """Of text, where it guesses the ids that it takes; nothing and unknown words are then not to be guessed."""
+    for classes, ignored in ((9, 2), (4, 0)):
+        path = tmp_path / f"{classes}.keras"
+        layers = [keras.layers.Embedding(9, 4), keras.layers.LSTM(3, return_sequences=True), keras.layers.Dense(classes)]
+        keras.Sequential([keras.Input((5,), dtype="int32"), *layers]).save(path)
+        spec = add_saved(path)
+        assert (spec.label_shape, spec.classes, spec.ignored) == ((5,), classes, ignored)
+        model = FlatModel(spec)
+        before = model.weights()
+        model.sgd_step(np.ones((2, 5), np.int32), np.full((2, 5), 3, np.int32), 0.1)
+        assert not np.array_equal(model.weights(), before)
+
+
+def test_frozen_layers_of_a_file_stay_as_they_are_and_are_no_part_of_the_vector(tmp_path: Path) -> None:
+    """A batch normalization among them normalizes by the statistics of the file, in training as in prediction."""
+    norm = keras.layers.BatchNormalization(trainable=False)
+    model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(4, trainable=False), norm, keras.layers.Dense(3)])
+    norm.set_weights([np.full(4, value, np.float32) for value in (2, 1, 0.5, 3)])
+    model.save(tmp_path / "m.keras")
+    flat = FlatModel(add_saved(tmp_path / "m.keras"))
+    assert (flat.size, [segment.shape for segment in flat.layout]) == (4 * 3 + 3, [(4, 3), (3,)])
+    begin = [np.array(part) for part in flat.keras_model.get_weights()]
+    for step in (flat.local_steps(LocalOptimizer("sgd", 0.5)), flat.local_steps(LocalOptimizer("adam", 0.5))):
+        step(np.random.default_rng(0).random((16, 8), np.float32), np.arange(16, dtype=np.int32) % 3)
+    changed = [not np.array_equal(one, other) for one, other in zip(begin, flat.keras_model.get_weights(), strict=True)]
+    assert changed == [False] * 6 + [True] * 2
+    with pytest.raises(UnknownModel, match="frozen weights, which may differ where it is built anew"):
+        FlatModel(dataclasses.replace(flat.spec, frozen=False))
 
 
 def archive(path: Path, config: str) -> Path:
@@ -190,7 +233,11 @@ def test_code_in_a_file_is_not_run(tmp_path: Path) -> None:
 ESCAPING: dict[str, tuple[Layers, str]] = {
     "batch statistics": (lambda: [keras.layers.BatchNormalization()], "statistics of the examples"),
     "random state": (lambda: [keras.layers.Dropout(0.5)], "the state of random numbers"),
-    "frozen": (lambda: [keras.layers.Dense(4, trainable=False)], "frozen weights"),
+    "frozen random state": (lambda: [keras.layers.Dropout(0.5, trainable=False)], "the state of random numbers"),
+    "state of a frozen layer": (
+        lambda: [keras.layers.SpectralNormalization(keras.layers.Dense(4), trainable=False)],
+        "a state of SpectralNormalization, which training may change although the layer is frozen",
+    ),
     "half precision": (lambda: [keras.layers.Dense(4, dtype="float16")], "float16 weights"),
 }
 
@@ -225,3 +272,21 @@ def test_task_names_the_file_beside_it_by_its_content(tmp_path: Path) -> None:
     assert load_task(task).file.model == "keras:" + "0" * 16
     with pytest.raises(UnknownModel, match="was not given here"):
         lookup("keras:" + "0" * 16)
+
+
+def test_a_recurrent_layer_that_draws_nothing_is_allowed_both_ways_round(tmp_path: Path) -> None:
+    def sequences(dropout: float) -> Path:
+        both = keras.layers.Bidirectional(keras.layers.LSTM(2, dropout=dropout))
+        path = tmp_path / f"{dropout}.keras"
+        keras.Sequential([keras.Input((3, 2)), both, keras.layers.Dense(2)]).save(path)
+        return path
+
+    assert FlatModel(add_saved(sequences(0.0))).size == 2 * 4 * 2 * (2 + 2 + 1) + 2 * 5
+    with pytest.raises(UnknownModel, match="the state of random numbers"):
+        FlatModel(add_saved(sequences(0.5)))
+
+
+def test_a_file_with_weights_that_are_not_finite_is_refused(tmp_path: Path) -> None:
+    dense = keras.layers.Dense(3, bias_initializer=keras.initializers.Constant(float("nan")))
+    with pytest.raises(UnknownModel, match="weights that are not finite"):
+        FlatModel(add_saved(saved(tmp_path / "n.keras", dense)))
