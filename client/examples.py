@@ -26,12 +26,15 @@ Features = NDArray[np.float32] | NDArray[np.int32]
 """Numbers, or the ids of tokens."""
 Labels = NDArray[np.int32]
 Likelihoods = NDArray[np.float32]
-Example = tuple[ArrayLike, int]
+Example = tuple[ArrayLike, ArrayLike]
+"""Features, and a label; or a label at every place, for a model that has them so."""
 
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Features of shape (batch, ...), float32 or, of models that take token ids, int32; labels of shape (batch,), int32."""
+    """Features of shape (batch, ...), float32 or, of models that take token ids, int32; labels int32 of shape (batch,), or
+    (batch, length) of a model with a label at every place (`ModelSpec.label_shape`).
+    """
 
     features: Features
     labels: Labels
@@ -68,23 +71,26 @@ class ShuffledExamples(ABC):
 
     @abstractmethod
     def read(self) -> Sequence[Example]:
-        """Opens the data: pairs of features and label, in a list, or in a sequence that loads each when it is asked for it."""
+        """Opens the data: pairs of features and label, or labels at every place, in a list, or in a sequence that loads each when
+        it is asked for it.
+        """
 
     def batches(self, plan: RoundPlan) -> Iterator[Batch]:
         examples = self.read()
         for chosen in orders(len(examples), plan):
             features, labels = zip(*(examples[place] for place in chosen.tolist()), strict=True)
-            yield Batch(_features(np.stack([np.asarray(one) for one in features])), integers(np.asarray(labels), "labels"))
+            yield Batch(_features(np.stack([np.asarray(one) for one in features])), integers(np.stack(labels), "labels"))
 
 
 class ArrayExamples:
-    """Examples held in two arrays, and pickled with them. Features of int32 stay so; all others become float32.
+    """Examples held in two arrays, and pickled with them: labels of shape (examples,), or (examples, length) for a model with a
+    label at every place. Features of int32 stay so; all others become float32.
 
     Raises ValueError when the arrays do not belong together, are empty, or hold NaN or infinite features.
     """
 
     def __init__(self, features: NDArray[np.generic], labels: NDArray[np.generic]) -> None:
-        if len(features) != len(labels) or len(features) == 0 or labels.ndim != 1:
+        if not len(features) or labels.ndim not in (1, 2) or labels.shape != features.shape[: labels.ndim]:
             raise ValueError(f"features {features.shape} and labels {labels.shape} are not examples of one device")
         self._features: Features = integers(features, "features") if features.dtype == np.int32 else finite(features)
         self._labels = integers(labels, "labels")

@@ -10,8 +10,9 @@ from contextlib import contextmanager
 import numpy as np
 from numpy.typing import NDArray
 
-from fedrho.client.examples import ExampleStore
+from fedrho.client.examples import ExampleStore, Labels
 from fedrho.client.labels import Answer, answered_by
+from fedrho.client.losses import check_loss
 from fedrho.client.participant import BadPlan, Train
 from fedrho.models.digits import CLASSES, INPUT_SHAPE, LOGISTIC
 from fedrho.models.optimizers import PLAIN
@@ -68,9 +69,11 @@ def logistic(plan: RoundPlan, weights: FloatVector, examples: ExampleStore) -> U
     if plan.size != (inputs + 1) * CLASSES:
         raise BadPlan(f"model {plan.model!r} has {(inputs + 1) * CLASSES} weights here, {plan.size} in the plan")
     kernel, bias = weights[: inputs * CLASSES].reshape(inputs, CLASSES).copy(), weights[inputs * CLASSES :].copy()
-    for batch in examples.batches(plan):
-        errors = _softmax(batch.features @ kernel + bias)
+    for number, batch in enumerate(examples.batches(plan), 1):
+        logits = batch.features @ kernel + bias
+        errors = _softmax(logits)
         if batch.likelihoods is None:
+            check_loss(number, _loss(logits, batch.labels))
             errors[np.arange(len(batch.labels)), batch.labels] -= 1.0
         else:
             errors -= _posterior(errors, batch.likelihoods)
@@ -78,6 +81,13 @@ def logistic(plan: RoundPlan, weights: FloatVector, examples: ExampleStore) -> U
         kernel -= rate * (batch.features.T @ errors)
         bias -= rate * errors.sum(axis=0)
     return Update(np.concatenate([kernel.reshape(-1), bias]) - weights)
+
+
+def _loss(logits: NDArray[np.float32], labels: Labels) -> float:
+    """The mean cross-entropy in float32, as Keras has it: it may be infinite though logits and gradients are not."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        below = logits - logits.max(axis=1, keepdims=True)
+        return float((np.log(np.exp(below).sum(axis=1)) - below[np.arange(len(labels)), labels]).mean())
 
 
 def noise(plan: RoundPlan, weights: FloatVector, examples: ExampleStore) -> Update:

@@ -33,7 +33,7 @@ from fedrho.client.history_view import label_epsilon
 from fedrho.client.limits import NO_LIMITS, Limits
 from fedrho.client.participant import CannotTrain, Objects, TrainingFailed
 from fedrho.client.records import Records, mixed, read_records, told_of, view_of
-from fedrho.models.base import ModelSpec
+from fedrho.models.base import ModelSpec, no_label_privacy
 from fedrho.models.zoo import UnknownModel, lookup
 from fedrho.privacy.labels.answers import Answers
 from fedrho.privacy.labels.chance import Chance, SystemChance
@@ -269,5 +269,7 @@ def digest_of(rows: list[tuple[bytes, int, int, bytes]]) -> bytes:
 
 def _check(terms: LabelTerms, spec: ModelSpec) -> None:
     """Raises ValueError where the terms are about other classes, or too many."""
+    if reason := no_label_privacy(spec):
+        raise ValueError(reason)
     rows_of(terms.prior, 0, spec.classes)
     check_classes(spec.name, spec.classes, terms.correction)

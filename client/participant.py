@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Awaitable, Callable, Container, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Protocol
@@ -291,6 +292,11 @@ class Participant:
             await shard.abort(abort)
             return self._ended(Result.LATER, known)
         counted = await self._deliver(shard, begin, Upload(assignment.session, clipped.vector), plan)
+        if failure:  # only now: whether the upload succeeds must not depend on a disk that is asked for one more record
+            with suppress(Exception):  # nor may anything that the server sees later
+                self.history.note(
+                    "nothing learnt", f"{plan.model}, step {plan.step}: zeros were sent, because {failure}", plan.run
+                )
         return replace(self._ended(Result.COUNTED if counted else Result.NOT_COUNTED, known), failure=failure)
 
     def _ended(self, result: Result, known: Known) -> Outcome:

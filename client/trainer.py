@@ -6,9 +6,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedrho.client.examples import ExampleStore, batches, described
+from fedrho.client.losses import check_loss
 from fedrho.client.participant import BadPlan, TrainingFailed
 from fedrho.models.base import ModelSpec
 from fedrho.models.flat import FlatModel
+from fedrho.models.locoprop import check_trains
 from fedrho.models.optimizers import LocalOptimizer, UnknownOptimizer
 from fedrho.models.zoo import UnknownModel, lookup
 from fedrho.privacy.labels.local import FORWARD
@@ -28,6 +30,7 @@ class LocalTrainer:
             LocalOptimizer(plan.optimizer, plan.learning_rate, plan.momentum)
             if _kind(plan) not in self._models:
                 self._models[_kind(plan)] = FlatModel(spec or lookup(plan.model), on_likelihoods=_kind(plan)[1])
+            check_trains(self._models[_kind(plan)], plan.optimizer)
         except (UnknownModel, UnknownOptimizer) as error:
             raise BadPlan(str(error)) from error
         except Exception as error:
@@ -47,11 +50,13 @@ class LocalTrainer:
         try:
             model.assign(weights)
             step = model.local_steps(LocalOptimizer(plan.optimizer, plan.learning_rate, plan.momentum))
-            for batch in batches(plan, examples):
-                step(batch.features, batch.labels if batch.likelihoods is None else batch.likelihoods)
+            for number, batch in enumerate(batches(plan, examples), 1):
+                check_loss(number, step(batch.features, batch.labels if batch.likelihoods is None else batch.likelihoods))
             return Update(model.weights() - weights)
+        except TrainingFailed:
+            raise
         except InvalidVector as error:
-            raise TrainingFailed("training diverged") from error
+            raise TrainingFailed("training diverged: weights are not finite at its end") from error
         except MemoryError as error:
             raise TrainingFailed("training ran out of memory") from error
         except Exception as error:

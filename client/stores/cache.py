@@ -111,6 +111,8 @@ class CachedExamples:
     clock: Clock = time.time
 
     def __post_init__(self) -> None:
+        with self._named():
+            self.inputs.check_one_label()
         self._forget_expired()
         with self._reading() as (database, _):
             classes = "SELECT count(*) FROM examples WHERE label NOT BETWEEN 0 AND ?"

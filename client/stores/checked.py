@@ -37,10 +37,15 @@ class Inputs:
     dtype: str
     classes: int
     vocabulary: int
+    label_shape: tuple[int, ...] = ()
+    ignored: int = 0
+    text_tokens: str = ""
+    """Name of the tokens that the model's text is made of, in `models/tokens.py`."""
 
     @classmethod
     def of(cls, spec: ModelSpec) -> Inputs:
-        return cls(spec.name, spec.input_shape, spec.input_dtype, spec.classes, spec.vocabulary)
+        labels = (spec.label_shape, spec.ignored, spec.tokens)
+        return cls(spec.name, spec.input_shape, spec.input_dtype, spec.classes, spec.vocabulary, *labels)
 
     @property
     def size(self) -> int:
@@ -53,7 +58,7 @@ class Inputs:
 
     def check_bytes(self, examples: int) -> None:
         """Raises ValueError where so many would not fit into memory."""
-        if examples * (4 * self.size + 4) > MOST_BYTES:
+        if 4 * examples * (self.size + int(np.prod(self.label_shape, dtype=np.int64))) > MOST_BYTES:
             raise ValueError(f"{examples} examples for model {self.model!r} take more than {MOST_BYTES >> 20} MiB")
 
     def features(self, values: Array, name: str = "features") -> Features:
@@ -73,15 +78,24 @@ class Inputs:
             raise ValueError(f"{name} must be {wanted} of shape {needed} for model {self.model!r}, not {dtype} {shape}")
 
     def labels(self, values: Array, name: str = "labels") -> Labels:
-        """Integers of shape (examples,) below the number of classes; raises ValueError."""
+        """Integers of shape (examples, *label_shape) below the number of classes; raises ValueError."""
         self.check_labels(values.dtype, values.shape, name)
         if values.size and not (values.min() >= 0 and values.max() < self.classes):
             raise ValueError(f"{name} must lie between 0 and {self.classes - 1} for model {self.model!r}")
         return values.astype(np.int32)
 
     def check_labels(self, dtype: np.dtype[Any], shape: tuple[int, ...], name: str) -> None:
-        if dtype.kind not in "iu" or len(shape) != 1:
-            raise ValueError(f"{name} must be integers of shape (examples,), not {dtype} {shape}")
+        if dtype.kind not in "iu" or not shape or shape[1:] != self.label_shape:
+            needed = f"({', '.join(['examples', *map(str, self.label_shape)])}{'' if self.label_shape else ','})"
+            whose = f" for model {self.model!r}" if self.label_shape else ""
+            raise ValueError(f"{name} must be integers of shape {needed}{whose}, not {dtype} {shape}")
+
+    def check_one_label(self) -> None:
+        """Raises ValueError for a model with a label at every place, which few files can hold."""
+        if self.label_shape:
+            raise ValueError(
+                f"holds one label an example; model {self.model!r} has one at every place: bring .npz, .txt or .jsonl"
+            )
 
 
 @dataclass(frozen=True)
@@ -92,6 +106,8 @@ class FileExamples(ABC):
     inputs: Inputs
     names: ClassVar[tuple[str, str]] = ("features", "labels")
     """What the file's own format calls them."""
+    sequences: ClassVar[bool] = False
+    """Whether such a file can hold a label at every place of an example."""
 
     def __post_init__(self) -> None:
         self.examples()
@@ -103,6 +119,8 @@ class FileExamples(ABC):
     def examples(self) -> ArrayExamples:
         check_file(self.path)
         try:
+            if not self.sequences:
+                self.inputs.check_one_label()
             features, labels = self.read()
             return ArrayExamples(self.inputs.features(features, self.names[0]), self.inputs.labels(labels, self.names[1]))
         except DataFileError:

@@ -84,6 +84,7 @@ class ImageFolder(ShuffledExamples):
     def read(self) -> Sequence[Example]:
         """Raises DataFileError; an image that cannot be used does so when it is asked for."""
         try:
+            self.inputs.check_one_label()
             frame, found = Frame.of(self.inputs), list(self._found())
         except (OSError, ValueError) as error:
             raise DataFileError(f"{self.path}: {reason(error)}") from error

@@ -20,6 +20,7 @@ class NpzExamples(FileExamples):
     """Type and shape are read before the array is: a small file may unpack to a large one."""
 
     names: ClassVar[tuple[str, str]] = ("x", "y")
+    sequences: ClassVar[bool] = True
 
     def read(self) -> tuple[Array, Array]:
         try:

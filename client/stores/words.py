@@ -12,26 +12,20 @@ Words are runs of letters, digits and underscores of the text in NFKC, case-fold
 
 from __future__ import annotations
 
-import re
-import unicodedata
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from fedrho.client.stores.checked import DataFileError, lines
+from fedrho.models.tokens import FIRST, words
 
 Vocabulary = Path | int
 MOST_WORDS = 2**24
-FIRST_WORD = 2
-
-
-def words(text: str) -> list[str]:
-    return re.findall(r"\w+", unicodedata.normalize("NFKC", text).casefold())
 
 
 def vocabulary_size(vocabulary: Vocabulary) -> int:
     """Ids are below it; raises DataFileError."""
-    return vocabulary if isinstance(vocabulary, int) else FIRST_WORD + len(_listed(vocabulary))
+    return vocabulary if isinstance(vocabulary, int) else FIRST + len(_listed(vocabulary))
 
 
 def encoder(vocabulary: Vocabulary, length: int) -> Callable[[str], Sequence[int]]:
@@ -52,7 +46,7 @@ def _hashed(size: int) -> Callable[[str], int]:
 
 
 def _numbered(path: Path) -> Callable[[str], int]:
-    ids = {word: number for number, word in enumerate(_listed(path), FIRST_WORD)}
+    ids = {word: number for number, word in enumerate(_listed(path), FIRST)}
     return lambda word: ids.get(word, 1)
 
 

@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fedrho.client.history import DeviceHistory, HistoryError
+from fedrho.client.history_view import read_ledger
 from fedrho.client.participant import BadPlan, CannotTrain, Outcome, Result, TrainingFailed
 from fedrho.privacy.vectors import FloatVector, Update
 from fedrho.protos.messages import Abort, AbortReason, BeginUpload, Reservation, RetryWindow, RoundPlan, SessionStatus
@@ -165,6 +167,18 @@ def test_training_that_fails_counts_as_zeros_and_only_the_owner_hears_why(path: 
     wire, (error, reason) = small_wire(), FAILURES[failure]
     outcome = visit(replace(device(wire, path), train=Raising(error)))
     assert (outcome.result, outcome.failure) == (Result.COUNTED, reason)
+    noted = [(one.kind, one.detail) for one in read_ledger(path).incidents]
+    assert noted == [("nothing learnt", f"digits-logistic, step 1: zeros were sent, because {reason}")]
+
+
+def test_a_failure_that_cannot_be_noted_changes_nothing_that_the_server_sees(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise HistoryError("no space left on device")
+
+    wire = small_wire()
+    monkeypatch.setattr(DeviceHistory, "note", full)
+    assert visit(replace(device(wire, path), train=Raising(KeyError("a diagnosis")))).result is Result.COUNTED
+    assert len(contributions(path)) == 1
     assert wire.calls == ["population", "check in", "artifact", "begin upload", "upload"]
     assert wire.statuses() == {SessionStatus.COUNTED: 1}
     assert np.abs(released(wire.server)).max() < 10 * UNIT

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from fedrho.client.examples import ArrayExamples, Batch, ExampleStore, batches
+from fedrho.client.fleet_training import logistic
 from fedrho.client.participant import BadPlan, TrainingFailed
 from fedrho.client.trainer import LocalTrainer
 from fedrho.privacy.vectors import FloatVector
@@ -70,6 +71,42 @@ def test_training_that_diverges_gives_no_update() -> None:
         TRAINER.train(replace(LOCAL, learning_rate=1e38, epochs=5), start(650), EXAMPLES)
 
 
+class Watched:
+    """Examples that note how many batches were taken of them."""
+
+    def __init__(self, examples: list[Batch]) -> None:
+        self.examples, self.taken = examples, 0
+
+    def batches(self, plan: RoundPlan) -> Iterator[Batch]:
+        for batch in self.examples:
+            self.taken += 1
+            yield batch
+
+
+@pytest.mark.parametrize(("value", "found"), [(1e38, "infinite"), (np.inf, "not a number"), (np.nan, "not a number")])
+def test_training_ends_at_the_first_loss_that_is_not_finite(value: float, found: str) -> None:
+    """With 1e38 all logits, gradients and weights stay finite: nothing but the loss shows it."""
+    features, labels = reference.made_up(12, seed=1)
+    batches = [Batch(features[at : at + 4].copy(), labels[at : at + 4]) for at in (0, 4, 8)]
+    batches[1].features[:, 0], batches[1].labels[:] = value, 0
+    weights = start(650)
+    weights[:2] = (-1.5, 1.5)
+    watched = Watched(batches)
+    with pytest.raises(TrainingFailed, match=f"^the loss of batch 2 is {found}: training diverged"):
+        TRAINER.train(replace(LOCAL, learning_rate=1e-30), weights, watched)
+    assert watched.taken == 2
+
+
+def test_a_device_of_a_fleet_ends_there_too() -> None:
+    """It trains the logistic model by numpy; one that went on would send an update where a real one sends zeros."""
+    features, labels = reference.made_up(4, seed=1)
+    features[:, 0], labels[:] = 1e38, 0
+    weights = start(650)
+    weights[:2] = (-1.5, 1.5)
+    with pytest.raises(TrainingFailed, match=r"^the loss of batch 1 is infinite: training diverged"):
+        logistic(replace(LOCAL, learning_rate=1e-30), weights, Watched([Batch(features, labels)]))
+
+
 # -- a fixed number of local steps -------------------------------------------------------------------------------------------
 
 
@@ -128,3 +165,14 @@ class WrongShape:
 def test_whatever_examples_do_is_a_failure_of_training_and_tells_nothing_of_them(store: ExampleStore) -> None:
     with pytest.raises(TrainingFailed, match=r"^training raised \w+ \(\w+\.py:\d+\)$"):
         TRAINER.train(LOCAL, start(650), store)
+
+
+def test_local_training_that_the_model_cannot_have_is_refused_before_any_example() -> None:
+    class Untouched(ArrayExamples):
+        def __len__(self) -> int:
+            raise AssertionError("an example was touched")
+
+    wanted = replace(LOCAL, model="words", size=215_104, optimizer="locoprop-s")
+    with pytest.raises(BadPlan, match="locoprop-s cannot train model 'words': it trains Sequential models of Dense layers alone"):
+        TRAINER.train(wanted, start(215_104), Untouched(*reference.made_up(2, seed=1)))
+    assert np.any(TRAINER.train(replace(LOCAL, optimizer="locoprop-s"), start(650), EXAMPLES).vector)

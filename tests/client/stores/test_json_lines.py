@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 
 from fedrho.client.stores.checked import DataFileError
 from fedrho.client.stores.json_lines import json_lines_examples
-from fedrho.client.stores.words import encoder, vocabulary_size, words
+from fedrho.client.stores.words import encoder, vocabulary_size
 from fedrho.models.base import ModelSpec
+from fedrho.models.tokens import words
 from tests.client.fleet import plan
 from tests.client.stores.shelf import SPEC, TEXT, contents, tried
 
