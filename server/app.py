@@ -15,6 +15,9 @@ from typing import Final
 import grpc
 import structlog
 
+from fedrho.models.optimizers import UnknownOptimizer
+from fedrho.models.saved import is_saved
+from fedrho.models.zoo import lookup
 from fedrho.privacy.noise import SystemNoise
 from fedrho.privacy.vectors import FloatVector
 from fedrho.privacy.zcdp import Rho
@@ -34,9 +37,10 @@ from fedrho.server.release import StoreConflict
 from fedrho.server.service import DeviceService
 from fedrho.server.shard import DEFAULT_MEMORY, LocalShard, Shard, ShardLink
 from fedrho.server.shard_wire import RemoteShard
+from fedrho.server.starting import StartError, begun_with, start_of
 from fedrho.server.storage.sql_store import SqlStore
 from fedrho.server.storage.store import StoreBusy, open_store, read_history
-from fedrho.server.tasks import Task
+from fedrho.server.tasks import Task, TaskFile, TaskFileError
 from fedrho.server.uploads import UploadService
 
 ADDRESS: Final = "server.json"
@@ -209,6 +213,7 @@ def _open(serving: Serving, around: Surroundings, now: float) -> Population:
     """Every task's run, continued or begun, and each history checked before anything is served."""
     coordinators = [open_run(task, around, partial(initial_weights, task), now) for task in serving.tasks]
     for coordinator in coordinators:
+        check_size(coordinator.task.file, coordinator.size)
         check(read_history(serving.store, coordinator.run), coordinator.task)
     return Population(coordinators, around.store, serving.signer(), serving.issuer)
 
@@ -269,11 +274,33 @@ def read_address(folder: Path) -> tuple[str, int] | None:
 
 
 def initial_weights(task: Task) -> FloatVector:
-    """The untrained weights of the task's model; builds it, which needs TensorFlow."""
-    from fedrho.models.flat import FlatModel
-    from fedrho.models.zoo import lookup
+    """Those of the fresh model, or of the file that the task starts from; builds the model, which needs TensorFlow.
 
-    return FlatModel(lookup(task.file.model)).weights()
+    Raises TaskFileError for a file that does not fit the model, and for local training that no device could do with it.
+    """
+    from fedrho.models.flat import FlatModel
+    from fedrho.models.locoprop import check_trains
+
+    try:
+        model = FlatModel(lookup(task.file.model))
+        check_trains(model, task.file.local.optimizer)
+        return begun_with(model, start_of(task.file), task.start)
+    except UnknownOptimizer as error:
+        raise TaskFileError(f"task {task.file.name}: local.optimizer: {error}") from error
+    except StartError as error:
+        raise TaskFileError(f"task {task.file.name}: start: {error}") from error
+
+
+def check_size(file: TaskFile, size: int) -> None:
+    """Raises StoreConflict where a run's weights are not as many as its model has by now, as far as that is known unbuilt."""
+    if is_saved(file.model):  # its file may be gone by now, and its name is its content
+        return
+    spec = lookup(file.model)
+    if spec.parameters not in (0, size):
+        raise StoreConflict(
+            f"task {file.name!r}: the store holds {size} weights, and model {file.model!r} has {spec.parameters} here: the run "
+            "was begun with another version of the model or of fedrho; go on with that one, or give the task another name"
+        )
 
 
 async def _say_goodbye(population: Population, stop: asyncio.Event, clock: Callable[[], float]) -> None:

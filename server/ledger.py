@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from fedrho.privacy.ledger import BudgetExhausted
 from fedrho.privacy.statement import Neighbours, PrivacyStatement, Unit, round_up
 from fedrho.privacy.zcdp import Rho
+from fedrho.server.starting import starting_assumption
 from fedrho.server.tasks import Task
 
 
@@ -51,7 +52,7 @@ def statement(task: Task, latest: Charge) -> PrivacyStatement:
             "no device's history and no store was copied, restored from a backup or deleted",
             "a person with c devices is protected c**2 times weaker in rho",
             "other runs on the same devices, not counted here, add their rho",
-            "neither the starting weights nor the settings of the task were chosen with these devices' data",
+            starting_assumption(task.file),
             "who takes part, and when, does not depend on the data of a device",
             "the server is trusted, and its shards: they see clipped updates in memory; it adds the noise and keeps seeds secret",
             "the wire is private: nobody else sees the updates on their way",

@@ -6,7 +6,7 @@ import difflib
 import tomllib
 import typing
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,7 +20,7 @@ from pydantic import (
     model_serializer,
 )
 
-from fedrho.models.base import registered
+from fedrho.models.base import no_label_privacy, registered
 from fedrho.models.optimizers import LocalOptimizer, UnknownOptimizer
 from fedrho.models.saved import SUFFIX, SavedModelError, add_saved, is_saved
 from fedrho.models.zoo import UnknownModel, lookup
@@ -38,6 +38,7 @@ from fedrho.privacy.vectors import MAX_GRID_BITS, Grid
 from fedrho.privacy.zcdp import Rho, gaussian_rho
 from fedrho.protos.messages import LabelTerms
 from fedrho.server.optimizers import ServerSgd
+from fedrho.server.starting import StartError, brings_weights, found_start, start_of, starting_assumption
 
 
 class TaskFileError(ValueError):
@@ -55,6 +56,8 @@ UNIFORM = "uniform"
 """The prior of whoever knows nothing of the classes."""
 LONGEST_FILE = 100_000
 """Characters of a task file; real ones have a thousand."""
+
+LONGEST_PATH = 4096
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -128,12 +131,17 @@ class LabelsSection(Section):
         return value
 
 
+LATER = ("start", "labels")
+"""Keys that came after the first stores; None where a task does without."""
+
+
 class TaskFile(Section):
     """The task file, key by key; `docs/task-file.md` says what each means."""
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
     algorithm: str
     model: str
+    start: Annotated[str, Field(min_length=1, max_length=LONGEST_PATH)] | None = None
     steps: Annotated[int, Field(ge=1, le=100_000)]
     population: Count
     round: RoundSection
@@ -145,9 +153,9 @@ class TaskFile(Section):
 
     @model_serializer(mode="wrap")
     def _as_before(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """A task without label privacy is written as it always was: stores and studies know tasks by what is written."""
+        """A task without a later key is written as it always was: stores and studies know tasks by what is written."""
         values: dict[str, Any] = write(self)
-        return values if self.labels is not None else {key: value for key, value in values.items() if key != "labels"}
+        return {key: value for key, value in values.items() if key not in LATER or value is not None}
 
 
 @dataclass(frozen=True)
@@ -158,6 +166,8 @@ class Task:
     mechanism: Mechanism[Any]
     participation: Participation
     optimizer: ServerSgd
+    start: Path | None = None
+    """Where the weights are that the run begins with, if those are not the fresh model's; a task out of a store has no place."""
 
     @property
     def budget(self) -> Rho:
@@ -171,7 +181,14 @@ class Task:
     def label_statement(self) -> LabelStatement | None:
         """What may be claimed about labels, whatever was released; never added to the statement about devices."""
         terms = self.labels
-        return None if terms is None else local_statement(terms.mechanism, terms.epsilon, terms.prior)
+        if terms is None:
+            return None
+        said = local_statement(terms.mechanism, terms.epsilon, terms.prior)
+        return (
+            said
+            if not brings_weights(self.file)
+            else replace(said, assumptions=(*said.assumptions, starting_assumption(self.file)))
+        )
 
 
 def dp_ftrl(file: TaskFile) -> Task:
@@ -272,6 +289,7 @@ def build_task(file: TaskFile) -> Task:
     if file.algorithm not in ALGORITHMS:
         raise TaskError("algorithm", f"unknown algorithm {file.algorithm!r}; allowed: {', '.join(sorted(ALGORITHMS))}")
     _check_model(file.model)
+    _check_start(file)
     _check_local(file.local)
     _check_labels(file)
     _check_reachable(file)
@@ -285,6 +303,13 @@ def _check_model(name: str) -> None:
             lookup(name)
     except UnknownModel as error:
         raise TaskError("model", str(error)) from error
+
+
+def _check_start(file: TaskFile) -> None:
+    try:
+        start_of(file)
+    except StartError as error:
+        raise TaskError("start", str(error)) from error
 
 
 def _check_local(local: LocalSection) -> None:
@@ -303,12 +328,15 @@ def label_terms(section: LabelsSection | None) -> LabelTerms | None:
 
 def _check_labels(file: TaskFile) -> None:
     """A saved model that is not here has any number of classes; who builds it finds out."""
-    terms, spec = label_terms(file.labels), registered(file.model)
+    terms = label_terms(file.labels)
+    spec = registered(file.model) if is_saved(file.model) else lookup(file.model)
     if terms is None:
         return
     try:
         check_terms(terms.mechanism, terms.epsilon, terms.prior, terms.correction)
         if spec is not None:
+            if reason := no_label_privacy(spec):
+                raise ValueError(f"epsilon: {reason}")
             rows_of(terms.prior, 0, spec.classes)
             check_classes(spec.name, spec.classes, terms.correction)
     except ValueError as error:
@@ -347,7 +375,8 @@ def _check_reachable(file: TaskFile) -> None:
 def parse_task(text: str, source: str, folder: Path | None = None) -> Task:
     """A task from TOML; raises TaskFileError, one line that names `source`, the key and what is allowed.
 
-    A `model` that ends in `.keras` is a file in `folder`; the task has the name of its content instead.
+    A `model` that ends in `.keras` is a file in `folder`; the task has the name of its content instead. So is `start`, a file of
+    weights, whose digest the task has, too.
     """
     if len(text) > LONGEST_FILE:
         raise TaskFileError(f"{source}: {len(text)} characters are no task file; allowed: up to {LONGEST_FILE}")
@@ -356,7 +385,8 @@ def parse_task(text: str, source: str, folder: Path | None = None) -> Task:
     except (ValueError, RecursionError) as error:
         raise TaskFileError(f"{source}: not valid TOML: {shortened(str(error))}") from error
     try:
-        return build_task(TaskFile.model_validate(with_saved_model(values, folder)))
+        values, start = with_start(with_saved_model(values, folder), folder)
+        return replace(build_task(TaskFile.model_validate(values)), start=start)
     except ValidationError as error:
         raise TaskFileError(f"{source}: {explain(error)}") from error
     except TaskError as error:
@@ -372,6 +402,18 @@ def with_saved_model(values: dict[str, Any], folder: Path | None) -> dict[str, A
         return {**values, "model": add_saved(folder / model).name}
     except SavedModelError as error:
         raise TaskError("model", str(error)) from error
+
+
+def with_start(values: dict[str, Any], folder: Path | None) -> tuple[dict[str, Any], Path | None]:
+    """A task's values with name and digest of the file in `folder` that it starts from, and where that is; raises TaskError."""
+    start = values.get("start")
+    if folder is None or not isinstance(start, str):
+        return values, None
+    try:
+        found, path = found_start(start, folder)
+    except (StartError, ValueError) as error:
+        raise TaskError("start", str(error)) from error
+    return {**values, "start": str(found)}, path
 
 
 def load_task(path: Path) -> Task:
