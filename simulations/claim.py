@@ -44,6 +44,26 @@ class SampledStatement:
         ]
 
 
+NO_GUARANTEE = "no guarantee: nothing was added"
+AGAINST_NOBODY = (
+    "this was a simulation of a run without privacy, for comparison: nothing was clipped and nothing was added, so it protects "
+    "nobody, no deployed run could be made with these settings, and no server would take its task"
+)
+
+
+@dataclass(frozen=True)
+class NoGuarantee:
+    """What may be claimed about a run without privacy: nothing. It has no rho and no epsilon, not even infinite ones."""
+
+    assumptions: tuple[str, ...] = ()
+
+    def epsilon(self, delta: float | None) -> None:
+        """There is none."""
+
+    def rows(self, delta: float | None) -> list[tuple[str, str]]:
+        return [("guarantee", NO_GUARANTEE)]
+
+
 @dataclass(frozen=True)
 class SimulatedStatement:
     """Not a `PrivacyStatement`, and nothing that adds statements takes it: `claim` holds for no run but a deployed one.
@@ -51,7 +71,7 @@ class SimulatedStatement:
     `broken` are assumptions of the claim that the study's own devices do not keep.
     """
 
-    claim: PrivacyStatement | SampledStatement
+    claim: PrivacyStatement | SampledStatement | NoGuarantee
     broken: tuple[str, ...] = ()
     labels: LabelStatement | None = None
     """What a deployed run would claim about labels, beside the other claim; void here, where answers grow from the seed."""
@@ -59,13 +79,21 @@ class SimulatedStatement:
     @property
     def assumptions(self) -> tuple[str, ...]:
         """First of all that nobody was protected."""
-        return (PROTECTS_NOBODY, *self.broken, *self.claim.assumptions)
+        return (self.simulation, *self.broken, *self.claim.assumptions)
 
-    def epsilon_if_deployed(self, delta: float) -> float:
-        return self.claim.epsilon(delta)
+    @property
+    def simulation(self) -> str:
+        """Why nobody was protected."""
+        return AGAINST_NOBODY if isinstance(self.claim, NoGuarantee) else PROTECTS_NOBODY
 
-    def rows(self, delta: float) -> list[tuple[str, str]]:
+    def epsilon_if_deployed(self, delta: float | None) -> float | None:
+        """None where nothing is guaranteed."""
+        return None if isinstance(self.claim, NoGuarantee) or delta is None else self.claim.epsilon(delta)
+
+    def rows(self, delta: float | None) -> list[tuple[str, str]]:
         """In words: every line of the claim says that it is one of a deployed run."""
+        if isinstance(self.claim, NoGuarantee) or delta is None:
+            return [("simulation", AGAINST_NOBODY), ("guarantee", NO_GUARANTEE)]
         return [("simulation", PROTECTS_NOBODY), *((f"{name}, if deployed", text) for name, text in self.claim.rows(delta))]
 
     def label_rows(self) -> list[tuple[str, str]]:

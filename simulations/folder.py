@@ -8,6 +8,7 @@
 | `checkpoints/` | the last few states; `--resume` goes on from the latest that is whole |
 | `statement.json`, `statement.txt` | what may be claimed |
 | `weights.npz` | the model, with the statement in it |
+| `start/` | the weights that the run started from, where the task names a file |
 | `plots/` | pictures |
 | `summary.json` | how it ended; written last, so a folder that has it is finished |
 | `machine/` | versions, host and time on the wall: all that differs between equal runs |
@@ -32,7 +33,7 @@ from fedrho.simulations import checkpoints, events, files, records
 from fedrho.simulations.checkpoints import Checkpoint
 from fedrho.simulations.records import Row
 from fedrho.simulations.state import State
-from fedrho.simulations.study import MODEL, Study
+from fedrho.simulations.study import MODEL, STARTS, Study
 
 ROOM = 4 << 20
 """Bytes for everything but checkpoints."""
@@ -80,6 +81,9 @@ class StudyFolder:
                 files.write_whole(self.path / name, text.encode())
         if self.study.model_file is not None and not (self.path / MODEL).exists():
             files.write_whole(self.path / MODEL, self.study.model_file.read_bytes())
+        if (start := self.study.start_file) is not None and not (kept := self.path / STARTS / start.name).exists():
+            kept.parent.mkdir(exist_ok=True)
+            files.write_whole(kept, start.read_bytes())
 
     # -- going on --------------------------------------------------------------------------------------------------------
 

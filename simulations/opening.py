@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -16,7 +17,8 @@ from fedrho.models.zoo import lookup
 from fedrho.privacy.vectors import FloatVector
 from fedrho.protos.messages import ID_BYTES
 from fedrho.server.coordinator import round_plan
-from fedrho.simulations.data.base import FederatedDataset
+from fedrho.server.starting import StartError, begun_with, start_of
+from fedrho.simulations.data.base import DataError, FederatedDataset
 from fedrho.simulations.engines.base import EngineError, Workload, unit_size
 from fedrho.simulations.engines.choose import start_engine
 from fedrho.simulations.running import Parts
@@ -38,16 +40,15 @@ def opened(study: Study, dataset: FederatedDataset, kind: str, workers: int) -> 
     except SeveralThreads as error:
         raise EngineError(f"{error}; start the simulation in a process of its own") from error
     model = FlatModel(model_of(study), seed=study.seed % 2**32)
-    start = model.weights()
+    start = beginning(study, model)
     work = workload(study, model.size)
     engine = start_engine(kind, work, workers, dataset=dataset, address=study.file.engine.address if kind == "ray" else "")
-    plan = Plan(study.planned, study.seed, study.file.availability, dataset)
+    plan = Plan(study.planned, study.seed, study.file.availability, dataset, study.before)
     measuring = Measuring(model)
 
     def client_test(weights: FloatVector, device: int) -> float:
-        examples = dataset.examples(device)
-        right, _ = measuring(weights, examples)
-        return right / len(examples)
+        right, counted, _ = measuring(weights, dataset.examples(device))
+        return right / counted if counted else math.nan
 
     def begin(state: State | None) -> Simulation:
         return Simulation(plan, engine, np.array(start), state)
@@ -56,6 +57,14 @@ def opened(study: Study, dataset: FederatedDataset, kind: str, workers: int) -> 
         yield Parts(study, dataset, engine, begin, client_test, work.vectorised), model
     finally:
         engine.close()
+
+
+def beginning(study: Study, model: FlatModel) -> FloatVector:
+    """The weights that the run begins with; raises DataError for a file that does not fit the model."""
+    try:
+        return begun_with(model, start_of(study.task.file), study.start_file)
+    except StartError as error:
+        raise DataError(f"task.start: {error}") from error
 
 
 def vectorised(study: Study) -> bool:

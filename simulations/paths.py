@@ -16,14 +16,14 @@ from fedrho.privacy.calibration import calibrated
 from fedrho.privacy.clipping import clip
 from fedrho.privacy.independent import IndependentGaussian
 from fedrho.privacy.mechanism import Mechanism
-from fedrho.privacy.noise import NoiseNode, NoiseSource
+from fedrho.privacy.noise import NoiseSource
 from fedrho.privacy.participation import Participation
 from fedrho.privacy.tree import BinaryTree
-from fedrho.privacy.vectors import FloatVector, Grid, IntVector, Update
+from fedrho.privacy.vectors import FloatVector, Grid, Update
 from fedrho.privacy.zcdp import Rho
 from fedrho.server.aggregation import RunningSum
 from fedrho.server.optimizers import ServerSgd
-from fedrho.simulations.seeded import SeededNoise, generator
+from fedrho.simulations.seeded import NoNoise, SeededNoise, generator
 
 START = (-1.0, -0.4)
 CENTRE = (2.2, 2.5)
@@ -58,13 +58,6 @@ class Way:
     def away(self, other: Way) -> float:
         """Root mean square distance over the steps."""
         return float(np.sqrt(np.mean(np.sum((self.weights - other.weights) ** 2, axis=1))))
-
-
-class NoNoise:
-    """For the true way alone: the mechanism as it is, with noise that is zero."""
-
-    def draw(self, name: str, size: int, stddev: float) -> tuple[IntVector, NoiseNode]:
-        return np.zeros(size, dtype=np.int64), NoiseNode(name, bytes(32), bytes(32))
 
 
 def ways(walk: Walk) -> tuple[Way, Way, Way]:

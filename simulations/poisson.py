@@ -22,6 +22,7 @@ from fedrho.privacy.noise import ReplayedNoise
 from fedrho.privacy.sampling import PoissonSampling, SampledGaussian
 from fedrho.privacy.statement import round_up
 from fedrho.privacy.vectors import ClippedSum, FloatVector
+from fedrho.server.starting import starting_assumption
 from fedrho.server.tasks import Section, Task, TaskError, TaskFile, build_task
 from fedrho.simulations.availability import AvailabilitySection
 from fedrho.simulations.claim import SampledStatement
@@ -194,7 +195,7 @@ class Samples:
                 f"ended because of what it released costs what all its steps cost, epsilon = {round_up(self.sampled.epsilon)} "
                 f"at delta = {file.privacy.delta!r}",
                 f"the divisor {file.round.goal} and the number of steps are public constants, whatever number came",
-                "neither the starting weights nor the settings of the task were chosen with these devices' data",
+                starting_assumption(file),
                 "the server is trusted: it sees clipped updates in memory, adds the noise, and keeps coins and seeds secret",
                 "noise grows from seeds of the operating system through AES-128-CTR, as float64 Gaussians rounded to the grid",
                 "other runs on the same devices, not counted here, cost more",

@@ -117,7 +117,7 @@ def _one(parts: Parts, simulation: Steps) -> Row:
     record = simulation.step()
     due, delta = parts.study.due(record.step), parts.study.delta
     if record.rho is not None:
-        price: float | None = epsilon(Rho(record.rho), delta)
+        price = epsilon(Rho(record.rho), delta) if delta is not None else None
     else:  # an accountant that takes a second or more
         price = simulation.statement().epsilon_if_deployed(delta) if due else None
     if not due:
@@ -134,5 +134,8 @@ def _clients(parts: Parts, weights: FloatVector) -> Clients | None:
         return None
     chosen = generator(parts.study.seed, "clients that are measured").choice(parts.dataset.size, count, replace=False)
     shares = np.sort([parts.client_test(weights, int(device)) for device in np.sort(chosen)])
+    shares = shares[~np.isnan(shares)]  # of a device without a label that counts there is nothing to say
+    if not len(shares):
+        return None
     low, high = np.quantile(shares, [0.1, 0.9], method="nearest")
     return Clients(float(shares.mean()), float(low), float(high))

@@ -9,13 +9,15 @@ from __future__ import annotations
 import difflib
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
 
 from fedrho.models.saved import SUFFIX
+from fedrho.privacy.statement import PrivacyStatement, round_up
+from fedrho.server.starting import start_of
 from fedrho.server.tasks import (
     LONGEST_FILE,
     Section,
@@ -26,13 +28,17 @@ from fedrho.server.tasks import (
     explain,
     shortened,
     with_saved_model,
+    with_start,
 )
 from fedrho.simulations.availability import AvailabilitySection
 from fedrho.simulations.data.base import DataError, DataSource, FederatedDataset
+from fedrho.simulations.nonprivate import ALGORITHM, NONE, NonPrivateTask, is_nonprivate, nonprivate_task
 from fedrho.simulations.poisson import SampledTask, SamplingSection, sampled_task
 from fedrho.simulations.toml_text import toml_text
 
 MODEL = "model.keras"
+STARTS = "start"
+"""Of a study's folder: holds the file that its run started from, under its own name."""
 """What a saved model is called in a folder of results."""
 ENGINES = ("auto", "serial", "processes", "ray", "tff")
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
@@ -86,12 +92,18 @@ class StudyFile(Section):
 
 @dataclass(frozen=True)
 class Study:
-    """A checked study: the file's values, and the objects made of them. `task` is a `SampledTask` under Poisson sampling."""
+    """A checked study: the file's values, and the objects made of them. `planned` is a `SampledTask` under Poisson sampling.
+
+    Without privacy `planned` is a `NonPrivateTask`; `algorithm` says so, and there is no delta.
+    """
 
     file: StudyFile
-    planned: Task | SampledTask
+    planned: Task | SampledTask | NonPrivateTask
     data: DataSource
     model_file: Path | None = None
+    start_file: Path | None = None
+    before: PrivacyStatement | None = None
+    """What was released about the devices before the training, so that the data are what they are; the task has the rest."""
 
     @property
     def seed(self) -> int:
@@ -99,15 +111,25 @@ class Study:
 
     @property
     def task(self) -> Task:
-        return self.planned.task if isinstance(self.planned, SampledTask) else self.planned
+        return self.planned if isinstance(self.planned, Task) else self.planned.task
+
+    @property
+    def algorithm(self) -> str:
+        return ALGORITHM if isinstance(self.planned, NonPrivateTask) else self.task.file.algorithm
 
     @property
     def steps(self) -> int:
         return self.task.file.steps
 
     @property
-    def delta(self) -> float:
-        return self.task.file.privacy.delta
+    def delta(self) -> float | None:
+        """None without privacy: of nothing there is no probability."""
+        return None if isinstance(self.planned, NonPrivateTask) else self.task.file.privacy.delta
+
+    @property
+    def clip_norm(self) -> float | None:
+        """None where nothing is clipped."""
+        return None if isinstance(self.planned, NonPrivateTask) else self.task.mechanism.grid.clip_norm
 
     @property
     def test_every(self) -> int:
@@ -126,7 +148,9 @@ class Study:
         values = self.file.model_dump()
         values["record"] |= {"test_every": self.test_every, "checkpoint_every": self.checkpoint_every}
         values["task"] = self._task_values()
-        if isinstance(self.planned, SampledTask):
+        if self.before is not None:
+            values["task"]["privacy"]["rho"] = self.file.task["privacy"]["rho"]  # of both together, as the file says it
+        if not isinstance(self.planned, Task):
             del values["availability"]
         return values
 
@@ -135,11 +159,25 @@ class Study:
         return toml_text(self.values()) + "\n"
 
     def task_text(self) -> str | None:
-        """The task alone, as `fedrho serve` takes it; None under Poisson sampling, which no server can enforce."""
-        return None if isinstance(self.planned, SampledTask) else toml_text(self._task_values()) + "\n"
+        """The task alone, as `fedrho serve` takes it; None under Poisson sampling, which no server can enforce, and without
+        privacy, which no server takes."""
+        return None if not isinstance(self.planned, Task) else f"{self._spent_before()}{toml_text(self._task_values())}\n"
+
+    def _spent_before(self) -> str:
+        """A remark at the head of the task, whose rho is only what is left: a server knows of nothing else."""
+        if self.before is None:
+            return ""
+        spent, whole = round_up(self.before.rho), self.file.task["privacy"]["rho"]
+        return (
+            f"# privacy.rho is what the vocabulary left of {whole:g}: the devices' words chose it, at a price of {spent}.\n"
+            "# A server that is given this task does not know of it, and claims that no setting was chosen with their data:\n"
+            "# add that rho to what it claims, and make this exception.\n"
+        )
 
     def _task_values(self) -> dict[str, Any]:
         values = self.task.file.model_dump()
+        if isinstance(self.planned, NonPrivateTask):
+            values |= {"algorithm": ALGORITHM, "privacy": NONE, "round": {"goal": values["round"]["goal"]}}
         if isinstance(self.planned, SampledTask):
             del values["participation"], values["privacy"]["rho"]
             values["round"] = {"goal": values["round"]["goal"]}
@@ -147,6 +185,8 @@ class Study:
                 del values["privacy"]["noise_multiplier"]
         if self.model_file is not None:
             values["model"] = MODEL
+        if (start := start_of(self.task.file)) is not None:
+            values["start"] = str(replace(start, name=f"{STARTS}/{start.name}"))
         return values
 
 
@@ -175,6 +215,7 @@ def make_study(
 
     Data that are `known`, because another study has opened them, are not opened again.
     """
+    from fedrho.simulations.before import after
     from fedrho.simulations.checks import check_study
 
     try:
@@ -183,7 +224,10 @@ def make_study(
         data = DataSource.of(file.data)
         dataset = known[1] if known and known[0] == data else open_data(data)
         model_file = _model_file(file.task, folder)
-        study = Study(file, _planned(file, dataset, folder), data, model_file)
+        before = None if is_nonprivate(file.task) else charge_of(data)
+        paid = file if before is None else file.model_copy(update={"task": after(file, before)})
+        planned, start_file = _planned(paid, dataset, folder)
+        study = Study(file, planned, data, model_file, start_file, before)
         check_study(study, dataset)
     except ValidationError as error:
         raise StudyError(f"{source}: {explain(error, StudyFile, 'study')}") from error
@@ -192,19 +236,33 @@ def make_study(
     return study, dataset
 
 
-def _planned(file: StudyFile, dataset: FederatedDataset, folder: Path) -> Task | SampledTask:
-    """The task, for as many devices as there are in the data; raises DataError."""
+def _planned(file: StudyFile, dataset: FederatedDataset, folder: Path) -> tuple[Task | SampledTask | NonPrivateTask, Path | None]:
+    """The task, for as many devices as there are in the data, and the file that it starts from; raises DataError."""
     values = {"population": dataset.size, **file.task}
     try:
-        values = with_saved_model(values, folder)
+        values, start = with_start(with_saved_model(values, folder), folder)
+        if is_nonprivate(values):
+            return _nonprivate(values, file), start
         if file.sampling is not None:
-            return sampled_task(values, file.sampling, file.availability)
-        return build_task(TaskFile.model_validate(values))
+            return sampled_task(values, file.sampling, file.availability), start
+        return build_task(TaskFile.model_validate(values)), start
     except ValidationError as error:
         raise DataError(f"task.{explain(error)}") from error
     except TaskError as error:
         there = str(error).startswith(("sampling.", "availability."))
         raise DataError(f"{'' if there else 'task.'}{error}") from error
+
+
+def charge_of(source: DataSource) -> PrivacyStatement | None:
+    from fedrho.simulations.data import catalogue
+
+    return catalogue.charge_of(source)
+
+
+def _nonprivate(values: dict[str, Any], file: StudyFile) -> NonPrivateTask:
+    if file.sampling is not None:
+        raise TaskError("sampling.kind", f"amplifies privacy, and {ALGORITHM} has none; leave the section out")
+    return nonprivate_task(values, file.availability)
 
 
 def open_data(source: DataSource) -> FederatedDataset:

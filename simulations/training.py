@@ -191,10 +191,10 @@ class Measuring:
         flat = tf.TensorSpec((model.size,), tf.float32, "weights")
         self._call = Compiled(Measured(model), [flat, *model.tested_of])
 
-    def __call__(self, weights: FloatVector, examples: Examples) -> tuple[int, float]:
-        """How many were right, and the mean loss."""
-        right, loss = self._call(weights, examples.features, examples.labels)
-        return int(right), float(loss)
+    def __call__(self, weights: FloatVector, examples: Examples) -> tuple[int, int, float]:
+        """How many were right, of how many labels that count, and the mean loss of those."""
+        right, counted, loss = self._call(weights, examples.features, examples.labels)
+        return int(right), int(counted), float(loss)
 
 
 def _optimizer(plan: RoundPlan) -> LocalOptimizer:

@@ -64,8 +64,8 @@ class Worker:
         """On the held-out examples at `places`, one after another: a unit."""
         held = self._dataset.held_out
         chosen = slice(places[0], places[-1] + 1)
-        right, loss = self._measuring(weights, Examples(held.features[chosen], held.labels[chosen]))
-        return Tested(right, len(places), loss)
+        right, counted, loss = self._measuring(weights, Examples(held.features[chosen], held.labels[chosen]))
+        return Tested(right, len(places), loss, counted)
 
     def _held(self, device: int) -> Examples | Answered:
         return self._work.told(device, self._dataset.examples(device), self._classes)
@@ -82,6 +82,10 @@ def check_examples(spec: ModelSpec, examples: Examples) -> None:
     if shape != spec.input_shape or dtype != np.dtype(spec.input_dtype):
         raise DataError(
             f"data: an example is {dtype} of shape {shape}; {name} takes {spec.input_dtype} of shape {spec.input_shape}"
+        )
+    if labels.shape[1:] != spec.label_shape:
+        raise DataError(
+            f"data: labels of an example are of shape {labels.shape[1:]}; those of {name} of shape {spec.label_shape}"
         )
     if not 0 <= labels.min(initial=0) <= labels.max(initial=0) < spec.classes:
         raise DataError(f"data: labels from {labels.min()} to {labels.max()}; {name} has the classes 0 to {spec.classes - 1}")

@@ -1,13 +1,15 @@
 """Adult (Census Income, 1994): does somebody earn more than 50,000 dollars a year? By country, occupation or another attribute.
 
 Features are 104 numbers in [0, 1]: five numbers by public scalings, then eight attributes one-hot over the categories that
-`adult.names` lists. An attribute that is missing is zeros. The survey's weight of a row (fnlwgt) is no feature.
+`adult.names` lists. An attribute that is missing is zeros. The survey's weight of a row (fnlwgt) is no feature. With
+`columns = "raw"` they are the 13 columns themselves, for a model that encodes them: five numbers as they stand in the file, then
+of each attribute its category's place in that list, and the number of categories where it is missing.
 """
 
 from __future__ import annotations
 
 import gzip
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +23,7 @@ from fedrho.simulations.data.entry import Entry, Licence, Load
 from fedrho.simulations.data.options import Option, Options
 from fedrho.simulations.data.pools import SPLIT_OPTIONS, Divided, Pool, split_of
 
-VERSION = 1
+VERSION = 2
 COLUMNS = 15
 SCALES = {0: 100.0, 4: 16.0, 12: 100.0}
 """Divisors by column: age, years of education, hours a week; at most 1 is kept."""
@@ -111,6 +113,12 @@ def _features(table: list[list[str]]) -> NDArray[np.float32]:
     return np.concatenate(columns, axis=1).astype(np.float32)
 
 
+def _raw(table: list[list[str]]) -> NDArray[np.float32]:
+    """Float32 (rows, 13), in the order of `models/tables.py`."""
+    numbers = [[float(row[column]) for row in table] for column in (*SCALES, *LOG_SCALES)]
+    return np.stack([*map(np.asarray, numbers), *(_places(table, name) for name in CATEGORIES)], axis=1).astype(np.float32)
+
+
 def _labels(table: list[list[str]]) -> Labels:
     return np.array([LABELS[row[-1]] for row in table], dtype=np.int32)
 
@@ -119,25 +127,33 @@ def _decoded(paths: Mapping[str, Path]) -> Arrays:
     train, test = list(rows(paths["adult.data.gz"])), list(rows(paths["adult.test.gz"]))
     return {
         "features": _features(train),
+        "raw": _raw(train),
         "labels": _labels(train),
         "test_features": _features(test),
+        "test_raw": _raw(test),
         "test_labels": _labels(test),
         **{name: _places(train, name) for name in CATEGORIES},
     }
 
 
 def _configure(options: Options) -> Load:
-    kind = options.choice("split", "native-country", (*CATEGORIES, "dirichlet", "shards", "drawn"))
-    split = None if kind in CATEGORIES else split_of(options, kind)
+    features = {"encoded": "features", "raw": "raw"}[options.choice("columns", "encoded", ("encoded", "raw"))]
+    kind = options.text("split", "native-country")
+    attributes = kind.split("+")
+    if not all(name in CATEGORIES for name in attributes) or len(set(attributes)) < len(attributes):
+        options.choice("split", "native-country", (*CATEGORIES, "dirichlet", "shards", "drawn"))
+        split: Callable[[Pool, Pool], FederatedDataset] | None = split_of(options, kind)
+    else:
+        split = None
 
     def load(cache: Cache) -> FederatedDataset:
         arrays = cache.arrays("adult", VERSION, FILES, _decoded)
-        train = Pool(arrays["features"], np.asarray(arrays["labels"]))
-        test = Pool(arrays["test_features"], np.asarray(arrays["test_labels"]))
+        train = Pool(arrays[features], np.asarray(arrays["labels"]))
+        test = Pool(arrays[f"test_{features}"], np.asarray(arrays["test_labels"]))
         if split is not None:
             return split(train, test)
-        groups, owner = np.unique(arrays[kind], return_inverse=True)
-        return Divided(train, owner.astype(np.int64), len(groups), test)
+        groups, owner = np.unique([arrays[name] for name in attributes], axis=1, return_inverse=True)
+        return Divided(train, owner.reshape(-1).astype(np.int64), groups.shape[1], test)
 
     return load
 
@@ -150,13 +166,19 @@ ADULT = Entry(
     "32,561; 1 to 29,170 a country",
     "16,281",
     Licence("CC BY 4.0", "Barry Becker, Ronny Kohavi: Adult, UCI Machine Learning Repository", "https://doi.org/10.24432/C5XW20"),
-    ("adult-logistic", "adult-mlp"),
+    ("adult-logistic", "adult-mlp", "adult-raw-mlp"),
     (
         Option(
             "split",
             "native-country",
             f"{', '.join(CATEGORIES)}, dirichlet, shards, drawn",
-            "an attribute makes a device of each of its values",
+            "an attribute makes a device of each of its values; several, joined by +, of each of their combinations",
+        ),
+        Option(
+            "columns",
+            "encoded",
+            "encoded, raw",
+            "104 numbers in [0, 1], or the 13 columns themselves, which `adult-raw-mlp` takes",
         ),
         *SPLIT_OPTIONS,
     ),

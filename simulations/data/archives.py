@@ -19,7 +19,8 @@ from fedrho.simulations.data.download import RemoteFile
 from fedrho.simulations.data.entry import Entry, Licence, Load
 from fedrho.simulations.data.options import Option, Options
 from fedrho.simulations.data.pools import SPLIT_OPTIONS, Pool, split_of
-from fedrho.simulations.data.windows import FIRST_TARGET, WINDOW_OPTIONS, WindowOptions, Windows, streams
+from fedrho.simulations.data.streams import FIRST_TARGET, streams
+from fedrho.simulations.data.windows import WINDOW_OPTIONS, WindowOptions, Windows
 
 VERSION = 1
 

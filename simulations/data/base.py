@@ -16,7 +16,9 @@ class DataError(ValueError):
 
 @dataclass(frozen=True, eq=False)
 class Examples:
-    """Features of shape (n, ...), float32 or int32 ids; labels of shape (n,), int32. n is at least 1."""
+    """Features of shape (n, ...), float32 or int32 ids; labels int32 of shape (n,), or (n, length) of a model with a label at
+    every place. n is at least 1.
+    """
 
     features: Features
     labels: Labels

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fedrho.privacy.statement import PrivacyStatement
 from fedrho.simulations.data import adult, archives, digits, folder, images, made_up, speakers, tff_files
 from fedrho.simulations.data.base import DataError, DataSource, FederatedDataset
 from fedrho.simulations.data.cache import Cache
@@ -45,6 +46,11 @@ def entry(name: str) -> Entry:
 def check_data(source: DataSource) -> None:
     """Raises DataError for what `open_data` would refuse without looking at a file."""
     _configured(source)
+
+
+def charge_of(source: DataSource) -> PrivacyStatement | None:
+    """What was released about the devices so that a study has these data, before any training. Raises DataError."""
+    return entry(source.name).charge(Options(source))
 
 
 def open_data(source: DataSource, progress: Progress | None = None) -> FederatedDataset:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from fedrho.privacy.statement import PrivacyStatement
 from fedrho.simulations.data.base import FederatedDataset
 from fedrho.simulations.data.cache import Cache
 from fedrho.simulations.data.download import RemoteFile
@@ -39,3 +40,5 @@ class Entry:
     options: tuple[Option, ...]
     configure: Callable[[Options], Load]
     files: tuple[RemoteFile, ...] = ()
+    charge: Callable[[Options], PrivacyStatement | None] = lambda options: None
+    """What was released about the devices before any training, so that there are such data: a vocabulary, say."""

@@ -22,13 +22,13 @@ from fedrho.simulations.data.cache import Cache
 from fedrho.simulations.data.entry import Entry, Licence, Load
 from fedrho.simulations.data.options import Option, Options
 from fedrho.simulations.data.pools import check_device
-from fedrho.simulations.data.windows import held_out
+from fedrho.simulations.data.streams import held_out
 
 if TYPE_CHECKING:
     import keras
 
 TEST = "test"
-FILES = (".npz", ".csv", ".parquet", ".jsonl")
+FILES = (".npz", ".csv", ".parquet", ".jsonl", ".txt")
 KEPT_DEVICES = 64
 EVERYTHING = 2**31 - 1
 
@@ -139,6 +139,7 @@ def _reading(options: Options) -> Callable[[Path, ModelSpec], ExampleStore]:
         from fedrho.client.stores.json_lines import json_lines_examples
         from fedrho.client.stores.npz import npz_examples
         from fedrho.client.stores.tables import csv_examples, parquet_examples
+        from fedrho.client.stores.texts import text_examples
 
         classes = None if names is None else class_names(names, spec)
         if path.is_dir():
@@ -150,6 +151,8 @@ def _reading(options: Options) -> Callable[[Path, ModelSpec], ExampleStore]:
                 return csv_examples(path, spec, label, classes)
             case ".parquet":
                 return parquet_examples(path, spec, label, classes)
+            case ".txt" | ".jsonl" if spec.label_shape or path.suffix.lower() == ".txt":
+                return text_examples(path, spec, text)
             case _:
                 return json_lines_examples(path, spec, label, text, vocabulary, classes)
 
@@ -165,7 +168,7 @@ def _vocabulary(options: Options) -> Vocabulary | None:
 
 FOLDER = Entry(
     "folder",
-    "a folder of your own: .npz, .csv, .parquet, .jsonl, or folders of images",
+    "a folder of your own: .npz, .csv, .parquet, .jsonl, .txt, or folders of images",
     "a file, or a sub-folder of images",
     "as many as there are",
     "yours",

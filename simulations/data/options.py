@@ -35,6 +35,10 @@ class Options:
     def __contains__(self, key: str) -> bool:
         return key in self._given
 
+    def is_given(self, key: str, value: object) -> bool:
+        """Whether a study says this very value; asks for nothing."""
+        return self._given.get(key) == value
+
     def integer(self, key: str, default: int | None, low: int, high: int) -> int:
         value = self._value(key, default)
         if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:

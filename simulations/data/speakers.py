@@ -6,24 +6,49 @@ import gzip
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from fedrho.simulations.data import alphabet, tei, vocabularies
-from fedrho.simulations.data.base import FederatedDataset
+from fedrho.models.tokens import FIRST, NOTHING, Words, lookup
+from fedrho.privacy.statement import PrivacyStatement
+from fedrho.simulations.data import sequences, tei
+from fedrho.simulations.data.base import DataError, FederatedDataset
 from fedrho.simulations.data.cache import Arrays, Cache
 from fedrho.simulations.data.download import RemoteFile
 from fedrho.simulations.data.entry import Entry, Licence, Load
 from fedrho.simulations.data.options import Option, Options
-from fedrho.simulations.data.windows import WINDOW_OPTIONS, WindowOptions, Windows, streams
+from fedrho.simulations.data.sequences import LENGTH, SequenceOptions, Sequences
+from fedrho.simulations.data.streams import HELD_OUT, LEAST, held_out, streams
+from fedrho.simulations.data.vocabularies import (
+    HASHED,
+    HASHED_TOKENS,
+    PRIVATE,
+    PRIVATE_OPTIONS,
+    PrivateWords,
+    Vocabulary,
+    of_options,
+)
+from fedrho.simulations.data.windows import STRIDE, WindowOptions, Windows
 
 VERSION = 1
 CHARACTER_WINDOW, WORD_WINDOW = 20, 8
 """What the models `characters` and `words` take."""
 
-NOTHING = 0
-END_OF_LINE = alphabet.FIRST
+END_OF_LINE = FIRST
+WORD_MODELS = ("words-cifg", "words-transformer")
+CHARACTER_MODELS = ("characters-lstm", "characters-small-lstm", "characters-transformer")
+"""What takes sequences."""
+TEXT_OPTIONS = (
+    LENGTH,
+    Option("stride", STRIDE.default, STRIDE.allowed, "of windows: every so manieth place of a text makes an example"),
+    HELD_OUT,
+    LEAST,
+    Option("test_examples", "10000; of sequences 1000", "1 to 1048576", "at most so many held-out examples, spread evenly"),
+)
 Texts = Mapping[str, list[str]]
 Read = Callable[[Path], Texts]
 
@@ -65,42 +90,76 @@ def _by_name(pairs: Iterable[tuple[str, ...]]) -> Texts:
     return found
 
 
-def _decode(read: Read, units: str, words: str | None) -> Callable[[Mapping[str, Path]], Arrays]:
-    """`words` is the list of words, None where they are hashed."""
+def _decode(read: Read, chosen: Vocabulary, share: float) -> Callable[[Mapping[str, Path]], Arrays]:
+    """Between two speeches of one speaker: of characters the end of a line, of words nothing."""
 
     def decode(paths: Mapping[str, Path]) -> Arrays:
         (path,) = paths.values()
         texts = read(path)
-        names = np.frombuffer("\0".join(sorted(texts)).encode(), dtype=np.uint8)
-        if units == "characters":
-            return {
-                "names": names,
-                **streams({name: [alphabet.encoded(one) for one in texts[name]] for name in texts}, END_OF_LINE),
-            }
-        encode = vocabularies.by_list(words) if words else vocabularies.hashed()
-        return {"names": names, **streams({name: [encode(one) for one in texts[name]] for name in texts}, NOTHING)}
+        names = sorted(texts)
+        tests = held_out(names, share)
+        read_as = chosen.of({name: texts[name] for name, test in zip(names, tests.tolist(), strict=True) if not test})
+        small, separator = (np.uint16, NOTHING) if read_as.joined else (np.uint8, END_OF_LINE)
+        ids = {name: [read_as.encode(one).astype(small) for one in texts[name]] for name in names}
+        listed = {"listed": _packed(read_as.listed)} if isinstance(read_as, Words) and isinstance(chosen, PrivateWords) else {}
+        return {"names": _packed(names), **listed, **streams(ids, separator)}
 
     return decode
 
 
-def _configure(options: Options, file: RemoteFile, read: Read, default: str, words: str | None) -> Load:
-    units = options.choice("units", default, ("characters", "words"))
-    if units == "words" and words and options.choice("vocabulary", "public", ("public", "hashed")) == "public":
-        vocabulary, listed = words, words
-    else:
-        vocabulary, listed = "hashed", None
-    chosen = WindowOptions(options)
-    window = CHARACTER_WINDOW if units == "characters" else WORD_WINDOW
-    name = f"{options.name}-{units if units == 'characters' else vocabulary}"
+def _packed(lines: Iterable[str]) -> NDArray[np.uint8]:
+    return np.frombuffer("\0".join(lines).encode(), dtype=np.uint8)
 
-    def load(cache: Cache) -> FederatedDataset:
-        arrays = cache.arrays(name, VERSION, (file,), _decode(read, units, listed))
-        try:
-            return Windows(arrays, bytes(arrays["names"]).decode().split("\0"), window, chosen)
-        except ValueError as error:
-            raise options.wrong("least", str(error)) from error
 
-    return load
+def _lines(packed: NDArray[Any]) -> list[str]:
+    return bytes(packed).decode().split("\0")
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Texts by who speaks, and what they may be read as: `units` that are the default, public lists of words, candidates."""
+
+    file: RemoteFile
+    read: Read
+    units: str
+    lists: Mapping[str, str]
+    candidates: str | None = None
+
+    def vocabulary(self, options: Options) -> Vocabulary:
+        """Raises DataError."""
+        if options.choice("units", self.units, ("characters", "words")) == "characters":
+            return Vocabulary("characters")
+        return of_options(options, self.lists, self.candidates) if self.lists else Vocabulary(HASHED_TOKENS)
+
+    def charge(self, options: Options) -> PrivacyStatement | None:
+        return self.vocabulary(options).charge()
+
+    def configure(self, options: Options) -> Load:
+        vocabulary = self.vocabulary(options)
+        characters = vocabulary.name == "characters"
+        chosen: WindowOptions | SequenceOptions
+        if options.choice("form", "windows", ("windows", "sequences")) == "sequences":
+            chosen = SequenceOptions(options, sequences.CHARACTERS if characters else sequences.WORDS)
+        else:
+            chosen = WindowOptions(options)
+        kept = f"{options.name}-{vocabulary.key}"
+        if isinstance(vocabulary, PrivateWords):
+            kept += f"-{chosen.streams.share!r}"  # who is held out says nothing about the words
+
+        def load(cache: Cache) -> FederatedDataset:
+            arrays = cache.arrays(kept, VERSION, (self.file,), _decode(self.read, vocabulary, chosen.streams.share))
+            names = _lines(arrays["names"])
+            read_as = (
+                vocabulary.kept(_lines(arrays["listed"])) if isinstance(vocabulary, PrivateWords) else lookup(vocabulary.name)
+            )
+            try:
+                if isinstance(chosen, SequenceOptions):
+                    return Sequences(arrays, names, chosen, read_as)
+                return Windows(arrays, names, CHARACTER_WINDOW if characters else WORD_WINDOW, chosen, read_as)
+            except ValueError as error:
+                raise options.wrong("least", str(error)) from error
+
+        return load
 
 
 SHAKESPEARE_FILE = RemoteFile(
@@ -128,12 +187,50 @@ PARLAMINT_FILE = RemoteFile(
     made_from=tei.sittings,
 )
 
+FORM = Option(
+    "form",
+    "windows",
+    "windows, sequences",
+    "what an example is: ids and the one that comes next, or `length` ids and those that follow each of them",
+)
 UNITS = Option(
-    "units", "words", "words, characters", "windows of 8 words (model `words`), or of 20 characters (model `characters`)"
+    "units",
+    "words",
+    "words, characters",
+    "windows of 8 words (model `words`) or 20 characters (`characters`); sequences of 20 words or 80 characters",
 )
-VOCABULARY = Option(
-    "vocabulary", "public", "public, hashed", "of `words`: a committed list of 2,046 words of another corpus, or hashes"
+
+
+def _vocabulary(lists: Mapping[str, str], private: bool) -> Option:
+    allowed = (*lists, HASHED, *((PRIVATE,) if private else ()))
+    told = ", ".join(f"`{value}` is `{name}`" for value, name in lists.items())
+    more = "; `private` the commonest of 9,998 public words, by a noisy histogram of the devices' own" if private else ""
+    return Option("vocabulary", "public", ", ".join(allowed), f"of words: {told}; `hashed` needs no list{more}")
+
+
+SHAKESPEARE_TEXT = Corpus(SHAKESPEARE_FILE, shakespeare, "characters", {})
+CALDRACOR_TEXT = Corpus(
+    CALDRACOR_FILE,
+    spanish,
+    "words",
+    {"public": "spanish-parliament", "public-10k": "spanish-parliament-10k"},
+    "spanish-parliament-10k",
 )
+COUNTED_HERE = {"parliament": "spanish-parliament", "parliament-10k": "spanish-parliament-10k"}
+"""Of the parliament's own speakers: for runs that claim no privacy, as of a public text whose weights others begin with."""
+PARLAMINT_TEXT = Corpus(PARLAMINT_FILE, spanish, "words", {"public": "spanish-theatre", **COUNTED_HERE})
+
+CORPORA = {"shakespeare": SHAKESPEARE_TEXT, "caldracor": CALDRACOR_TEXT, "parlamint-es": PARLAMINT_TEXT}
+
+
+def corpus(name: str) -> Corpus:
+    """Raises DataError for what is no published text."""
+    if name not in CORPORA:
+        raise DataError(
+            f"{name[:60]!r} is no published text, and words of private text are not listed; known: {', '.join(CORPORA)}"
+        )
+    return CORPORA[name]
+
 
 SHAKESPEARE = Entry(
     "shakespeare",
@@ -145,17 +242,18 @@ SHAKESPEARE = Entry(
     Licence(
         "public domain", "William Shakespeare; this selection by Andrej Karpathy (MIT)", "https://github.com/karpathy/char-rnn"
     ),
-    ("characters", "words"),
+    ("characters", "words", *CHARACTER_MODELS),
     (
+        FORM,
         Option(
             "units",
             "characters",
             "characters, words",
-            "windows of 20 characters (model `characters`), or of 8 hashed words (model `words`)",
+            "windows of 20 characters (model `characters`) or 8 hashed words (`words`); sequences of 80 characters or 20 words",
         ),
-        *WINDOW_OPTIONS,
+        *TEXT_OPTIONS,
     ),
-    lambda options: _configure(options, SHAKESPEARE_FILE, shakespeare, "characters", None),
+    SHAKESPEARE_TEXT.configure,
     (SHAKESPEARE_FILE,),
 )
 CALDRACOR = Entry(
@@ -166,10 +264,11 @@ CALDRACOR = Entry(
     "1,418,097",
     "10,000 of 329 other speakers",
     Licence("CC0 1.0", "CalDraCor, DraCor: plays by Pedro Calderón de la Barca", "https://github.com/dracor-org/caldracor"),
-    ("words", "characters"),
-    (UNITS, VOCABULARY, *WINDOW_OPTIONS),
-    lambda options: _configure(options, CALDRACOR_FILE, spanish, "words", "parliament"),
+    ("words", "characters", "spanish-cifg", *WORD_MODELS, *CHARACTER_MODELS),
+    (FORM, UNITS, _vocabulary(CALDRACOR_TEXT.lists, True), *TEXT_OPTIONS, *PRIVATE_OPTIONS),
+    CALDRACOR_TEXT.configure,
     (CALDRACOR_FILE,),
+    CALDRACOR_TEXT.charge,
 )
 PARLAMINT = Entry(
     "parlamint-es",
@@ -181,8 +280,8 @@ PARLAMINT = Entry(
     Licence(
         "CC BY 4.0", "María Calzada Pérez et al.: ParlaMint-ES, ParlaMint / CLARIN", "https://github.com/calzada/PARLAMINT-ES-MC"
     ),
-    ("words", "characters"),
-    (UNITS, VOCABULARY, *WINDOW_OPTIONS),
-    lambda options: _configure(options, PARLAMINT_FILE, spanish, "words", "theatre"),
+    ("words", "characters", *CHARACTER_MODELS),
+    (FORM, UNITS, _vocabulary(PARLAMINT_TEXT.lists, False), *TEXT_OPTIONS),
+    PARLAMINT_TEXT.configure,
     (PARLAMINT_FILE,),
 )

@@ -19,14 +19,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fedrho.models.tokens import lookup
 from fedrho.simulations.data.base import DataError, Examples, FederatedDataset
 from fedrho.simulations.data.cache import Arrays, Cache, writable
 from fedrho.simulations.data.download import RemoteFile, locked
 from fedrho.simulations.data.entry import Entry, Licence, Load
 from fedrho.simulations.data.options import Option, Options
 from fedrho.simulations.data.pools import SPLIT_OPTIONS, Divided, Pool, check_device, split_of
-from fedrho.simulations.data.vocabularies import hashed
-from fedrho.simulations.data.windows import FIRST_TARGET
+from fedrho.simulations.data.streams import FIRST_TARGET
 
 VERSION = 1
 URL = "https://storage.googleapis.com/tff-datasets-public"
@@ -239,7 +239,7 @@ class StackOverflow:
 
     def __init__(self, path: Path, sentences: int, test_examples: int) -> None:
         self._path, self._sentences, self._test_examples = path, sentences, test_examples
-        self._encode = hashed()
+        self._encode = lookup("hashed-2048").encode
         self._kept = lru_cache(KEPT_USERS)(self._read)
         with closing(_opened(path)) as database:
             self._users = np.array([name for name, _ in _clients(database, "train")])

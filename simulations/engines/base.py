@@ -57,7 +57,7 @@ class Told:
     """What only a simulation can see, one number for each device, in the order of the cohort.
 
     `loss` is the mean training loss over the local steps, `norm` the update's L2 norm before it was clipped, `examples` how many
-    there were; `failed` where training diverged and zeros were sent.
+    there were; `failed` where a loss or the update was not finite and zeros were sent.
     """
 
     loss: NDArray[np.float64]
@@ -76,15 +76,18 @@ class Trained:
 
 @dataclass(frozen=True)
 class Tested:
-    """On the held-out examples."""
+    """On the held-out examples: `correct` of `counted` labels, which are one an example unless the model says otherwise
+    (`ModelSpec.label_shape`, `ignored`), and the mean loss of those.
+    """
 
     correct: int
     examples: int
     loss: float
+    counted: int
 
     @property
     def accuracy(self) -> float:
-        return self.correct / self.examples
+        return self.correct / self.counted
 
 
 class Engine(Protocol):
@@ -127,6 +130,6 @@ def tested_units(dataset: FederatedDataset) -> list[range]:
 
 def joined(parts: Sequence[Tested]) -> Tested:
     """What parts of a test say together; the same bits for the same parts in any order."""
-    examples = sum(part.examples for part in parts)
-    loss = math.fsum(part.loss * part.examples for part in parts) / examples
-    return Tested(sum(part.correct for part in parts), examples, loss)
+    counted = sum(part.counted for part in parts)
+    loss = math.fsum(part.loss * part.counted for part in parts) / counted
+    return Tested(sum(part.correct for part in parts), sum(part.examples for part in parts), loss, counted)

@@ -23,7 +23,7 @@ from fedrho.privacy.clipping import SHRINK
 from fedrho.privacy.vectors import ClippedSum, FloatVector, Grid
 from fedrho.protos.messages import RoundPlan
 from fedrho.simulations.data.base import FederatedDataset
-from fedrho.simulations.engines.base import EngineError, Tested, Told, Trained, Workload
+from fedrho.simulations.engines.base import TESTED_AT_ONCE, EngineError, Tested, Told, Trained, Workload, cut, joined
 from fedrho.simulations.engines.dispatch import checked, empty_sum
 from fedrho.simulations.engines.member import OpenData
 
@@ -72,8 +72,13 @@ class Federated:
 
     def test(self, weights: FloatVector) -> Tested:
         held_out = self._dataset.held_out
-        correct, loss = self._evaluated(checked(weights, self._work), held_out.features, held_out.labels)
-        return Tested(int(correct), len(held_out), float(loss))
+        units = cut(len(held_out), TESTED_AT_ONCE) if self._spec.label_shape else [range(len(held_out))]
+        return joined([self._tested(checked(weights, self._work), slice(unit.start, unit.stop)) for unit in units])
+
+    def _tested(self, weights: FloatVector, chosen: slice) -> Tested:
+        features, labels = self._dataset.held_out.features[chosen], self._dataset.held_out.labels[chosen]
+        correct, counted, loss = self._evaluated(weights, features, labels)
+        return Tested(int(correct), len(labels), float(loss), int(counted))
 
     def close(self) -> None:
         """TensorFlow Federated signals its worker process, which may live on; so it is dead before that happens."""
@@ -114,7 +119,7 @@ def _federated_round(tff: Any, spec: ModelSpec, work: Workload) -> Any:
     examples_type = tff.StructType(
         [
             tff.TensorType(np.dtype(spec.input_dtype).type, [None, *spec.input_shape]),
-            tff.TensorType(np.int32, [None]),
+            tff.TensorType(np.int32, [None, *spec.label_shape]),
             tff.TensorType(np.int32, [None]),
         ]
     )
@@ -137,11 +142,11 @@ class _LocalWork:
     """Of one client, as TensorFlow operations: plain SGD over its batches, then what `privacy.clipping.clip` does."""
 
     def __init__(self, spec: ModelSpec, work: Workload) -> None:
-        from fedrho.models.backend import keras, tf
+        from fedrho.models.backend import tf
 
         self._tf, self._work = tf, work
         self._model = spec.build()
-        self._loss = keras.losses.SparseCategoricalCrossentropy(from_logits=spec.outputs is Outputs.LOGITS)
+        self._loss = _loss_of(spec)
 
     def run(self, weights: Any, features: Any, labels: Any, ends: Any) -> Any:
         return self._tf.function(self._run, autograph=False)(weights, features, labels, ends)
@@ -156,9 +161,13 @@ class _LocalWork:
             return number + 1, losses + self._sgd_step(features[batch], labels[batch])
 
         steps = tf.size(ends) - 1
-        _, losses = tf.while_loop(lambda number, _: number < steps, step, (0, 0.0), parallel_iterations=1)
+
+        def on(number: Any, losses: Any) -> Any:
+            return tf.logical_and(number < steps, tf.math.is_finite(losses))
+
+        _, losses = tf.while_loop(on, step, (0, 0.0), parallel_iterations=1)
         update = tf.concat([tf.reshape(one, [-1]) for one in self._model.trainable_variables], 0) - weights
-        failed = tf.logical_not(tf.reduce_all(tf.math.is_finite(update)))
+        failed = tf.logical_not(tf.logical_and(tf.math.is_finite(losses), tf.reduce_all(tf.math.is_finite(update))))
         wide = tf.where(failed, tf.zeros_like(update, tf.float64), tf.cast(update, tf.float64))
         told = {"loss": losses / tf.cast(steps, tf.float32), "norm": tf.norm(wide), "failed": failed}
         return self._on_grid(wide, told["norm"], self._work.grid), told
@@ -172,7 +181,7 @@ class _LocalWork:
                 loss += tf.add_n(self._model.losses)
         variables = self._model.trainable_variables
         for variable, gradient in zip(variables, tape.gradient(loss, variables, unconnected_gradients="zero"), strict=True):
-            variable.assign_sub(self._work.plan.learning_rate * gradient)
+            variable.assign_sub(self._work.plan.learning_rate * tf.convert_to_tensor(gradient))  # of an embedding a sparse one
         return loss
 
     def _on_grid(self, wide: Any, norm: Any, grid: Grid) -> Any:
@@ -190,19 +199,35 @@ class _LocalWork:
 
 
 def _evaluation(spec: ModelSpec, size: int) -> Any:
-    """Correct answers and mean loss of weights, on features and labels."""
-    from fedrho.models.backend import keras, tf
+    """Correct answers, of how many labels that count, and their mean loss under weights, on features and labels."""
+    from fedrho.models.backend import tf
 
-    model = spec.build()
-    loss_of = keras.losses.SparseCategoricalCrossentropy(from_logits=spec.outputs is Outputs.LOGITS)
+    model, loss_of = spec.build(), _loss_of(spec)
 
     def measured(weights: Any, features: Any, labels: Any) -> Any:
         _assign(tf, model.trainable_variables, weights)
         outputs = model(features, training=False)
-        right = tf.equal(tf.argmax(outputs, axis=1, output_type=tf.int32), labels)
-        return tf.reduce_sum(tf.cast(right, tf.int64)), loss_of(labels, outputs)
+        counts = labels >= spec.ignored
+        right = tf.logical_and(counts, tf.equal(tf.argmax(outputs, axis=-1, output_type=tf.int32), labels))
+        return tf.reduce_sum(tf.cast(right, tf.int64)), tf.reduce_sum(tf.cast(counts, tf.int64)), loss_of(labels, outputs)
 
     return tf.function(measured, autograph=False)
+
+
+def _loss_of(spec: ModelSpec) -> Any:
+    """Of labels and outputs: Keras's mean cross-entropy, where some labels do not count with a weight of 0 for those."""
+    from fedrho.models.backend import keras, tf
+
+    logits = spec.outputs is Outputs.LOGITS
+    if spec.one_label:
+        return keras.losses.SparseCategoricalCrossentropy(from_logits=logits)
+
+    def mean(labels: Any, outputs: Any) -> Any:
+        weights = tf.cast(labels >= spec.ignored, tf.float32)
+        losses = keras.losses.sparse_categorical_crossentropy(labels, outputs, from_logits=logits)
+        return tf.reduce_sum(weights * losses) / tf.maximum(tf.reduce_sum(weights), 1.0)
+
+    return mean
 
 
 def _assign(tf: Any, variables: Sequence[Any], weights: Any) -> None:

@@ -133,7 +133,7 @@ def test_toml_that_was_written_says_the_same(values: dict[str, Any]) -> None:
 def test_a_resolved_study_has_every_key_of_a_task() -> None:
     values = tomllib.loads(toy_study()[0].text())
     missing = {name for name in TaskFile.model_fields if name not in values["task"]}
-    assert missing == {"labels"}  # a section that is there only where devices answer for their labels
+    assert missing == {"labels", "start"}  # there only where devices answer for labels, or a run starts from a file
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)

@@ -153,6 +153,26 @@ def test_a_client_has_the_same_bits_whatever_the_others_of_its_unit_hold() -> No
     assert (first.rows[2:] != second.rows[2:]).any()
 
 
+@pytest.mark.parametrize("make", [one_by_one, at_once])
+def test_a_loss_that_is_not_finite_gives_zeros_though_all_weights_are_finite(make: Any) -> None:
+    """Logits of 3e38 and -3e38 are numbers, and so are the gradients of the loss that lies between them; it is infinite."""
+    plan = replace(LOGISTIC, learning_rate=1e-30, batch_size=5)
+    weights = some_weights(650)
+    weights[:2] = (-3e38, 3e38)
+    sound = [Examples(one.features.copy(), one.labels) for one in DEVICES[:3]]
+    for one in sound:
+        one.features[:, 0] = 0.0
+    heavy = Examples(sound[1].features.copy(), np.zeros_like(sound[1].labels))
+    heavy.features[:, 0] = 1.0
+    assert np.isfinite(heavy.features @ weights[:640].reshape(64, 10)).all()
+    parts = make(plan)(1, weights, [sound[0], heavy, sound[2]])
+    found = Outcome(*(np.concatenate([getattr(part, name) for part in parts]) for name in ("rows", "loss", "norm", "failed")))
+    assert found.failed.tolist() == [False, True, False]
+    assert not found.rows[1].any()
+    assert np.isnan(found.loss[1])
+    assert found.norm[1] == 0.0
+
+
 def counted(log: list[int]) -> Any:
     @keras.saving.register_keras_serializable("tests")
     class Counted(keras.layers.Layer):  # type: ignore[misc]

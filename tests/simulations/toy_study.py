@@ -43,7 +43,7 @@ class MeasuredEngine(ToyEngine):
 
     def test(self, weights: FloatVector) -> Tested:
         right = int(abs(float(weights.sum())) * 1000) % 50
-        return Tested(right, 50, float(weights.std()))
+        return Tested(right, 50, float(weights.std()), 50)
 
 
 class Watch:
@@ -63,7 +63,7 @@ class Watch:
 
 def parts(study: Study, dataset: FederatedDataset) -> Parts:
     def start(state: State | None) -> Simulation:
-        plan = Plan(study.planned, study.seed, study.file.availability, dataset)
+        plan = Plan(study.planned, study.seed, study.file.availability, dataset, study.before)
         return Simulation(plan, MeasuredEngine(study.task.mechanism.grid), zeros(SIZE), state)
 
     engine = MeasuredEngine(study.task.mechanism.grid)

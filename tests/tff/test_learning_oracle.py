@@ -11,15 +11,21 @@ import pytest
 from numpy.typing import NDArray
 
 from fedrho.client.examples import orders
+from fedrho.models import base
+from fedrho.models.base import ModelSpec
 from fedrho.models.zoo import lookup
 from fedrho.privacy.tree import BinaryTree
 from fedrho.privacy.vectors import ClippedSum, FloatVector, Grid, Released, add_noise
+from fedrho.simulations.data.base import Examples
 from fedrho.simulations.engines.base import EngineError, Workload
 from fedrho.simulations.engines.choose import start_engine
 from fedrho.simulations.engines.serial import Serial
 from fedrho.simulations.engines.tff import Federated, runtime_processes
+from tests.models.test_counting import EVERY_PLACE, ONE, texts
 from tests.privacy.dense import SeededNoise
 from tests.simulations.engines.small import Made, bits, cohort, open_made, opened, weights_of, workload
+from tests.simulations.held import LOGISTIC, Held
+from tests.simulations.held import workload as held_workload
 
 pytestmark = pytest.mark.tff
 
@@ -58,6 +64,22 @@ def test_its_runtime_and_our_serial_engine_agree_to_rounding(work: Workload, run
     ours_tested, theirs_tested = serial.test(weights), runtime.test(weights)
     assert ours_tested.correct == theirs_tested.correct
     assert ours_tested.loss == pytest.approx(theirs_tested.loss, rel=1e-5)
+
+
+@pytest.mark.parametrize("spec", [EVERY_PLACE, ONE], ids=["a label at every place", "labels that do not count"])
+def test_it_counts_the_same_labels(spec: ModelSpec, tff: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(base._REGISTRY, spec.name, spec)
+    devices = [Examples(*texts(spec, count, seed)) for seed, count in enumerate((1, 3, 9, 17))]
+    held, weights = Held(devices, Examples(*texts(spec, 1500, 99))), weights_of("digits-logistic")[:49]
+    work = held_workload(replace(LOGISTIC, model=spec.name, size=49, epochs=2))
+    ours, theirs = Serial(work, held), Federated(work, dataset=held, open_data=open_made)
+    one, other = ours.train(1, weights, range(4)), theirs.train(1, weights, range(4))
+    np.testing.assert_allclose(opened(one.total), opened(other.total), rtol=0, atol=8)
+    np.testing.assert_allclose(one.told.loss, other.told.loss, rtol=1e-5)
+    tested, again = ours.test(weights), theirs.test(weights)
+    assert (tested.correct, tested.counted, tested.examples) == (again.correct, again.counted, again.examples)
+    assert tested.loss == pytest.approx(again.loss, rel=1e-5)
+    theirs.close()
 
 
 def test_a_round_without_devices_is_a_sum_of_zeros(work: Workload, runtime: Federated) -> None:

@@ -113,7 +113,7 @@ def test_what_is_wrong_with_a_file_is_named_and_no_example_shown(tmp_path: Path)
         ((), "holds 0 files and folders; needs two at least"),
         (("a.npz",), "holds 1 files and folders; needs two at least"),
         (("test.npz",), "holds 1 files and folders; needs two at least"),
-        (("a.npz", "notes.txt"), r"data\.path: .*notes\.txt: is no device; allowed: files \.npz"),
+        (("a.npz", "notes.md"), r"data\.path: .*notes\.md: is no device; allowed: files \.npz"),
     ],
 )
 def test_a_folder_that_is_no_population_is_one_line(names: tuple[str, ...], expected: str, tmp_path: Path) -> None:

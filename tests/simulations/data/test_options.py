@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import pytest
@@ -90,21 +91,30 @@ def test_every_data_set_has_a_licence_a_source_and_files_with_checksums() -> Non
     ]
 
 
+DECIDING = ("split", "units", "form", "vocabulary")
+"""Options that decide which others there are; the vocabulary of folder and made-up is a file or a number."""
+
+
 @pytest.mark.parametrize("name", names())
 def test_the_options_that_are_told_are_those_there_are(name: str) -> None:
     """Every documented option is known to some split, and every option that a split knows is documented."""
     found = entry(name)
     documented = {option.name for option in found.options}
     needed: dict[str, Any] = {"path": "x", "model": "digits-mlp"} if name == "folder" else {}
-    splits = next((option.allowed.split(", ") for option in found.options if option.name == "split"), [None])
-    units = next((option.allowed.split(", ") for option in found.options if option.name == "units"), [None])
+    deciding = {
+        option.name: option.allowed.split(", ")
+        for option in found.options
+        if option.name in DECIDING and name not in ("folder", "made-up")
+    }
     shapes: list[dict[str, Any]] = [{}, {"shape": [3], "classes": 2}] if name == "folder" else [{}]
     known: set[str] = set()
-    for split in splits:
-        for unit in units:
-            for shape in shapes:
-                chosen = {**needed, **shape} | ({"split": split} if split else {}) | ({"units": unit} if unit else {})
-                with pytest.raises(DataError, match="no such option") as refused:
-                    check_data(DataSource.of({"name": name, "strange": 1, **chosen}))
-                known |= set(str(refused.value).partition(" it has ")[2].split(";")[0].split(", ")) - {"none"}
+    for decided, shape in itertools.product(itertools.product(*deciding.values()), shapes):
+        chosen: dict[str, Any] = {**needed, **shape, **dict(zip(deciding, decided, strict=True))}
+        if chosen.get("units") == "characters":
+            chosen.pop("vocabulary", None)
+        if chosen.get("vocabulary") == "private":
+            chosen["vocabulary_rho"] = 1.0
+        with pytest.raises(DataError, match="no such option") as refused:
+            check_data(DataSource.of({"name": name, "strange": 1, **chosen}))
+        known |= set(str(refused.value).partition(" it has ")[2].split(";")[0].split(", ")) - {"none"}
     assert known | ({"class_names", "vocabulary", "model"} if name == "folder" else set()) == documented

@@ -8,6 +8,7 @@ import pytest
 
 from fedrho.models.zoo import lookup
 from fedrho.simulations.data.catalogue import ENTRIES, entry
+from fedrho.simulations.data.facts import counted
 from tests.simulations.data import page
 from tests.simulations.data.opening import opened
 
@@ -64,3 +65,28 @@ def test_every_model_that_is_told_exists() -> None:
     for one in ENTRIES.values():
         for model in set(one.models) - {"any", "any other"}:
             lookup(model)
+
+
+def assert_counted(first: str, name: str, **options: object) -> None:
+    """The row of the page about texts as sequences, as `fedrho data show --option` counts it."""
+    facts = counted(opened(name, form="sequences", **options))
+    assert facts.known is not None
+    shares = [(facts.known.known, facts.known.ids), (facts.known.held_out_known, facts.known.held_out_ids)]
+    told = " | ".join(f"{known / ids:.2%} of {ids:,}" for known, ids in shares)
+    row = f"| {facts.devices:,} | {facts.examples:,} | {facts.median:g}, {facts.ninety_percent:g} | {told} |\n"
+    assert f"{first} {row}" in page.PAGE.read_text(encoding="utf-8")
+
+
+@pytest.mark.usefixtures("copies")
+def test_what_is_told_of_texts_as_sequences_is_true() -> None:
+    assert_counted("| `shakespeare`, `units=characters`", "shakespeare")
+    assert_counted("| `parlamint-es`, `vocabulary=public` (2,046 words)", "parlamint-es")
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("copies")
+def test_what_is_told_of_caldracor_as_sequences_is_true() -> None:
+    assert_counted("| `caldracor`, `vocabulary=public` (2,046 words)", "caldracor")
+    assert_counted("| `caldracor`, `vocabulary=public-10k` (9,998 words)", "caldracor", vocabulary="public-10k")
+    private = {"vocabulary": "private", "vocabulary_rho": 0.05}
+    assert_counted("| `caldracor`, `vocabulary=private`, `vocabulary_rho=0.05` (2,046 words)", "caldracor", **private)

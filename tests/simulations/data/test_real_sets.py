@@ -11,11 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fedrho.simulations.data import adult, alphabet, images, speakers, vocabularies
+from fedrho.models import tables, tokens
+from fedrho.simulations.data import adult, images, speakers
 from fedrho.simulations.data.base import DataError, FederatedDataset
 from fedrho.simulations.data.catalogue import entry
 from fedrho.simulations.data.download import check, sha256_of
 from fedrho.simulations.data.pools import Divided
+from fedrho.simulations.data.vocabularies import made_of
 from fedrho.simulations.data.windows import Windows
 from tests.simulations.data.opening import digest, opened
 
@@ -130,6 +132,18 @@ def test_adults_first_row_by_hand(copies: Path) -> None:
     expected = [0.39, 13 / 16, 0.4, np.log1p(2174) / np.log1p(100_000), 0.0]
     assert row[:5].tolist() == pytest.approx(expected, abs=1e-6)
     assert (row[5:13].tolist().index(1.0), row[13:29].tolist().index(1.0)) == (5, 0)
+    raw = opened("adult", columns="raw")
+    assert raw.examples(0).features[0].tolist() == [39, 13, 40, 2174, 0, 5, 0, 2, 8, 3, 0, 1, 0]
+
+
+def test_adults_raw_columns_are_the_encoded_ones_before_their_encoding(copies: Path) -> None:
+    encoded, raw = (opened("adult", split="sex", columns=columns).held_out.features for columns in ("encoded", "raw"))
+    assert raw.shape == (16_281, tables.RAW_COLUMNS)
+    assert np.abs(np.minimum(raw[:, :3] / [100, 16, 100], 1) - encoded[:, :3]).max() < 1e-6
+    sizes = list(tables.CATEGORIES.values())
+    assert list(tables.CATEGORIES) == list(adult.CATEGORIES)
+    one_hot = [np.eye(size + 1)[raw[:, 5 + place].astype(int)][:, :size] for place, size in enumerate(sizes)]
+    assert np.array_equal(np.concatenate(one_hot, axis=1), encoded[:, 5:])
 
 
 def test_shakespeare_has_299_speakers_of_whom_30_are_held_out_and_each_character_is_guessed_once(copies: Path) -> None:
@@ -154,9 +168,9 @@ def test_a_window_is_what_comes_before_the_next_character(copies: Path) -> None:
         for place in {0, 1, 19, 20, 21, len(text) - 1} & set(range(len(text))):
             before, after = examples.features[place], examples.labels[place]
             window = text[max(0, place - 20) : place]
-            assert alphabet.decoded(before[-len(window) :] if window else before[:0]) == window
+            assert tokens.lookup("characters").decode(before[-len(window) :] if window else before[:0]) == window
             assert not before[: 20 - len(window)].any()
-            assert alphabet.decoded(np.array([after])) == text[place]
+            assert tokens.lookup("characters").decode(np.array([after])) == text[place]
 
 
 @pytest.mark.parametrize("stride", [1, 7])
@@ -176,7 +190,7 @@ def test_parliament_words_are_over_the_words_of_the_theatre(copies: Path) -> Non
     assert not set(data.names) & set(data.test_names)
     examples = data.examples(0)
     assert (examples.features.shape[1:], str(examples.features.dtype)) == ((8,), "int32")
-    assert 0 <= examples.features.min() <= examples.features.max() < vocabularies.SIZE
+    assert 0 <= examples.features.min() <= examples.features.max() < tokens.lookup("spanish-theatre").size
     assert examples.labels.min() >= 2
     assert sum(data.count(device) for device in range(data.size)) == 813_184
 
@@ -185,14 +199,15 @@ def test_parliament_words_are_over_the_words_of_the_theatre(copies: Path) -> Non
 def test_the_list_of_words_for_the_theatre_was_counted_in_the_parliament(copies: Path) -> None:
     texts = speakers.spanish(copies / "text-es" / "parlamint_es_2022h1.jsonl.gz")
     assert (len(texts), sum(map(len, texts.values()))) == (284, 3192)
-    assert vocabularies.listed(vocabularies.FILES["parliament"]) == vocabularies.made_of(texts)
+    assert tokens.listed("spanish-parliament-10k") == tuple(made_of(texts, 9998))
+    assert tokens.listed("spanish-parliament") == tokens.listed("spanish-parliament-10k")[:2046]
 
 
 @pytest.mark.slow
 def test_caldracor_has_3309_speakers_and_gives_the_parliament_its_words(copies: Path) -> None:
     texts = speakers.spanish(copies / "text-es" / "caldracor_es.jsonl.gz")
     assert (len(texts), sum(map(len, texts.values()))) == (3309, 108_385)
-    assert vocabularies.listed(vocabularies.FILES["theatre"]) == vocabularies.made_of(texts)
+    assert tokens.listed("spanish-theatre") == tuple(made_of(texts, 2046))
     data = opened("caldracor", units="characters")
     assert isinstance(data, Windows)
     assert (data.size, len(data.test_names)) == (2978, 331)

@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fedrho.models.tokens import lookup
 from fedrho.simulations.data import tff_files
 from fedrho.simulations.data.base import DataError
 from fedrho.simulations.data.download import RemoteFile
 from fedrho.simulations.data.pools import Divided
 from fedrho.simulations.data.tff_files import parse_example
-from fedrho.simulations.data.vocabularies import hashed
 from tests.simulations.data.opening import digest, opened, rows
 
 # tf.train.Example(a=[0.5, -2.0], label=[300, -1], tokens="sí , no"), as TensorFlow writes it.
@@ -119,7 +119,7 @@ def test_stack_overflow_is_next_words_of_its_users(tmp_path: Path, monkeypatch: 
     put(tff_files.STACK_FILE, "STACK_FILE", packed(sentences(), tmp_path), tmp_path, monkeypatch)
     data = opened("stackoverflow")
     assert (data.size, data.count(0), data.count(1), len(data.held_out)) == (2, 6, 1, 4)
-    spec = hashed()("the spec is here edit thanks").tolist()
+    spec = lookup("hashed-2048").encode("the spec is here edit thanks").tolist()
     examples = data.examples(0)
     assert examples.labels.tolist() == spec
     assert examples.features[3].tolist() == [0] * 5 + spec[:3]

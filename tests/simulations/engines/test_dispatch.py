@@ -138,7 +138,7 @@ def test_held_out_examples_are_measured_in_units_and_their_loss_summed_in_one_or
     for member in (2, 0, 1):
         turn = turns[member]
         assert isinstance(turn, Unit)
-        job.done(member, base.Tested(member, len(turn.places), 0.5 + member))
+        job.done(member, base.Tested(member, len(turn.places), 0.5 + member, len(turn.places)))
     assert not job.open
     measured = job.result()
     assert (measured.correct, measured.examples) == (3, 2500)
