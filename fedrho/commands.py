@@ -25,6 +25,8 @@ PLACES: Final = {
     "export": "operate:export",
     "keys": "key_command:keys",
     "account": "account_all:app",
+    "predict": "predict_command:predict",
+    "models": "models_command:app",
     "data": "data:app",
     "simulate": "simulating:app",
     "labels": "labels.app:app",

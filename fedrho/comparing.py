@@ -16,13 +16,16 @@ from fedrho.console import BadInput
 from fedrho.privacy.statement import round_up
 from fedrho.simulations import folder as folders
 from fedrho.simulations import records
+from fedrho.simulations.claim import NO_GUARANTEE
 from fedrho.simulations.files import write_whole
+from fedrho.simulations.nonprivate import NONE
 from fedrho.simulations.records import Row
 
 if TYPE_CHECKING:
     from fedrho.simulations.paths import Walk
 
 PICTURES = (".png", ".svg")
+AXES = ("epsilon", "rho", "steps")
 PATH_SEEDS = 5
 """Seeds over which the distance of a path is averaged, so that one lucky seed is no argument."""
 
@@ -41,11 +44,15 @@ class Read:
         return json_text.dumps({key: value for key, value in self.values.items() if key != "seed"}, sort_keys=True)
 
     @property
-    def delta(self) -> float:
-        return float(self.values["task"]["privacy"]["delta"])
+    def delta(self) -> float | None:
+        """None without privacy."""
+        return None if self.values["task"]["privacy"] == NONE else float(self.values["task"]["privacy"]["delta"])
 
     @property
     def neighbours(self) -> str:
+        """Whom the promise is about; empty where nothing is promised."""
+        if self.delta is None:
+            return ""
         return "add-or-remove" if "sampling" in self.values else "zero-out"
 
     @property
@@ -73,18 +80,21 @@ def compare(paths: Sequence[Path], plot: Path, by: str, json: bool) -> None:
     """Raises BadInput, FolderError."""
     from fedrho import study_plots
 
-    if by not in ("epsilon", "rho"):
-        raise BadInput(f"--by: must be epsilon or rho, not {by!r}")
+    if by not in AXES:
+        raise BadInput(f"--by: must be {', '.join(AXES)}, not {by!r}")
     check_picture("--plot", plot)
     groups = _groups([one for path in paths for one in read(path)])
     if not groups:
         raise BadInput("FOLDER...: none of these has measured anything yet")
-    deltas = {one.delta for group in groups.values() for one in group}
+    if by != "steps":
+        _check_priced(groups)
+    deltas = {one.delta for group in groups.values() for one in group if one.delta is not None}
     if by == "epsilon" and len(deltas) > 1:
         raise BadInput(f"epsilon at different deltas ({', '.join(map(str, sorted(deltas)))}) is no comparison; take --by rho")
     curves = [_curve(name, group, by) for name, group in groups.items()]
-    unit = f"epsilon (one device, delta = {deltas.pop():g})" if by == "epsilon" else "rho (zCDP, one device)"
-    picture = study_plots.comparison(curves, unit, "accuracy (share recognised)", _note(groups))
+    title = "Accuracy against steps" if by == "steps" else "Utility against privacy"
+    unit = {"steps": "steps", "rho": "rho (zCDP, one device)"}.get(by) or f"epsilon (one device, delta = {deltas.pop():g})"
+    picture = study_plots.comparison(curves, title, unit, _note(groups))
     _write(plot, picture[plot.suffix[1:]])
     rows = [_row(name, group) for name, group in groups.items()]
     if json:
@@ -93,10 +103,11 @@ def compare(paths: Sequence[Path], plot: Path, by: str, json: bool) -> None:
     table = Table("study", "seeds", "steps", "accuracy (least to largest)", "rho", "epsilon", "delta", "neighbours", box=None)
     for row in rows:
         spread = "" if row["seeds"] == 1 else f" ({row['accuracy_least']:.4f} to {row['accuracy_largest']:.4f})"
-        rho = "-" if row["rho"] is None else round_up(row["rho"])
+        rho, epsilon = ("-" if row[name] is None else round_up(row[name]) for name in ("rho", "epsilon"))
+        delta = "-" if row["delta"] is None else f"{row['delta']:g}"
         accuracy = f"{row['accuracy']:.4f}{spread}"
-        numbers = (str(row["seeds"]), str(row["steps"]), accuracy, rho, round_up(row["epsilon"]), f"{row['delta']:g}")
-        table.add_row(row["study"], *numbers, row["neighbours"])
+        numbers = (str(row["seeds"]), str(row["steps"]), accuracy, rho, epsilon, delta)
+        table.add_row(row["study"], *numbers, row["neighbours"] or NO_GUARANTEE)
     console.out.print(table, highlight=False)
     console.out.print(f"{_note(groups)}\npicture: {plot}", highlight=False, soft_wrap=True)
 
@@ -118,6 +129,9 @@ def _label(one: Read, same_name: Sequence[Read]) -> str:
     name = str(one.values["name"])
     if len(same_name) == 1:
         return name
+    algorithms = [other.values["task"]["algorithm"] for other in same_name]
+    if len({*algorithms}) == len(algorithms):
+        return f"{name}: {one.values['task']['algorithm']}"
     every = [_flat(other.values) for other in same_name]
     keys = sorted({key for other in every for key in other if len({repr(values.get(key)) for values in every}) > 1})
     mine = _flat(one.values)
@@ -137,17 +151,38 @@ def _curve(name: str, group: Sequence[Read], by: str) -> Any:
     from fedrho.study_plots import Curve
 
     length = min(len(one.measured) for one in group)
-    price = [row[by] for row in group[0].measured[:length]]
+    price = [row["step" if by == "steps" else by] for row in group[0].measured[:length]]
     if any(value is None for value in price):
         raise BadInput(f"--by {by}: {group[0].path} has none, because its sampling is Poisson; take --by epsilon")
     seeds = tuple(np.array([row["held_out"]["accuracy"] for row in one.measured[:length]]) for one in group)
-    return Curve(name, np.array(price), seeds)
+    promise = "" if by != "steps" else f", {_promise(group[0])}"
+    return Curve(f"{name}{promise}", np.array(price), seeds)
+
+
+def _promise(one: Read) -> str:
+    """What a line in a picture without an axis of privacy has to say."""
+    last = one.measured[-1]
+    if one.delta is None:
+        return NO_GUARANTEE
+    if last["rho"] is None:
+        return f"epsilon = {round_up(last['epsilon'])} at delta = {one.delta:g}"
+    return f"rho = {round_up(last['rho'])}"
+
+
+def _check_priced(groups: Mapping[str, Sequence[Read]]) -> None:
+    """Raises BadInput where a study has no price: it would stand at a place that is none."""
+    for group in groups.values():
+        if group[0].delta is None:
+            raise BadInput(f"--by: {group[0].path} ran without privacy, and has no epsilon or rho; take --by steps")
 
 
 def _note(groups: Mapping[str, Sequence[Read]]) -> str:
     everyone = [one for group in groups.values() for one in group]
-    measured, relations = sorted({one.data for one in everyone}), sorted({one.neighbours for one in everyone})
-    text = f"Accuracy on {' and on '.join(measured)}. Neighbours: {' or '.join(relations)}."
+    measured, relations = sorted({one.data for one in everyone}), sorted({one.neighbours for one in everyone} - {""})
+    text = f"Accuracy on {' and on '.join(measured)}."
+    if not relations:
+        return f"{text} Without privacy: {NO_GUARANTEE}."
+    text += f" Neighbours: {' or '.join(relations)}."
     text += " What deployed runs with these settings would cost; a simulation protects nobody."
     return text + (" Different neighbours are not the same promise." if len(relations) > 1 else "")
 
@@ -181,7 +216,8 @@ def draw_anew(path: Path) -> list[Path]:
     read(path)
     rows = records.rows((path / "metrics.jsonl").read_bytes())
     privacy = values["task"]["privacy"]
-    pictures = study_plots.of_study(values["name"], values["data"]["name"], rows, privacy["delta"], privacy["clip_norm"])
+    numbers = (None, None) if privacy == NONE else (privacy["delta"], privacy["clip_norm"])
+    pictures = study_plots.of_study(values["name"], values["data"]["name"], rows, *numbers)
     for name, picture in pictures.items():
         _write(path / "plots" / name, picture)
     return [path / "plots" / name for name in pictures]

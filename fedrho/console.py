@@ -93,6 +93,12 @@ def print_claim(rows: Sequence[tuple[str, str]], assumptions: Sequence[str], sou
     out.print(assumed, highlight=False)
 
 
+def print_nothing(guarantee: str, why: str) -> None:
+    """Where a statement would stand: that nothing is claimed, and why."""
+    out.print(f"\n[bold]Privacy statement[/bold]: {guarantee}")
+    out.print(f"  {why}", highlight=False)
+
+
 class StepProgress:
     """Steps, with rate, time left and a few figures: a bar on a terminal, one line a step in a pipe."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -14,10 +15,15 @@ if TYPE_CHECKING:
     from fedrho.simulations.data.cache import Cache
     from fedrho.simulations.data.download import RemoteFile
     from fedrho.simulations.data.entry import Entry
+    from fedrho.simulations.data.facts import Facts
 
 app = typer.Typer(help="Data sets for simulations: what there is, under which licence, and where it lies.", no_args_is_help=True)
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="A data set, as `fedrho data list` names it.")]
+Chosen = Annotated[
+    list[str] | None, typer.Option("--option", metavar="KEY=VALUE", help="An option of the data set; counts what it then holds.")
+]
+Most = Annotated[int, typer.Option(min=1, max=65_534, help="How many words.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")]
 
 
@@ -43,17 +49,20 @@ def list_all(json: Json = False) -> None:
 
 
 @app.command()
-def show(name: Name, json: Json = False) -> None:
+def show(name: Name, chosen: Chosen = None, json: Json = False) -> None:
     """Show a data set: whose data it is, its licence, its files with their checksums, the models that fit, and its options.
 
-    Example: fedrho data show mnist
+    With options, what it holds with these is counted: devices, examples of a device, and how much of a text its vocabulary knows.
+
+    Example: fedrho data show caldracor --option form=sequences
     """
     from fedrho.simulations.data.cache import Cache
     from fedrho.simulations.data.catalogue import entry
 
     cache, found = Cache(), entry(name)
+    facts = _counted(name, chosen) if chosen else None
     if json:
-        console.print_json(entry_values(found, cache))
+        console.print_json({**entry_values(found, cache), **({"counted": facts.to_json()} if facts else {})})
         return
     about, options = (
         Table(title=f"{name}: {found.summary}", show_header=False, title_justify="left"),
@@ -61,10 +70,53 @@ def show(name: Name, json: Json = False) -> None:
     )
     for key, value in _rows(found, cache):
         about.add_row(key, value)
+    for key, value in facts.rows if facts else ():
+        about.add_row(f"{key}, counted", value)
     for option in found.options:
         options.add_row(option.name, option.default, option.allowed, option.meaning)
     console.out.print(about)
     console.out.print(options)
+
+
+def _counted(name: str, settings: list[str]) -> Facts:
+    """Of the data set with options KEY=VALUE, whose values are TOML, or else text. Raises DataError."""
+    from fedrho.simulations.data.base import DataError, DataSource
+    from fedrho.simulations.data.catalogue import check_data, open_data
+    from fedrho.simulations.data.facts import counted
+
+    options: dict[str, object] = {}
+    for setting in settings:
+        key, found, value = setting.partition("=")
+        if not found or key.strip() in ("", "name"):
+            raise DataError(f"--option {setting[:60]!r}: allowed: KEY=VALUE, for example form=sequences")
+        try:
+            options[key.strip()] = tomllib.loads(f"value = {value}")["value"]
+        except ValueError:
+            options[key.strip()] = value.strip()
+    source = DataSource.of({"name": name, **options})
+    check_data(source)
+    with Downloads() as downloads:
+        return counted(open_data(source, downloads.show))
+
+
+@app.command()
+def words(name: Name, most: Most = 9998) -> None:
+    """Print the words that most speakers of a published text use, the commonest first: how the lists of models were made.
+
+    A vocabulary tells what was said, so it is made of public texts, and used on others. What devices hold chooses a vocabulary in
+    one way alone, by a noisy histogram that is charged: `vocabulary = "private"` of a study.
+
+    Example: fedrho data words parlamint-es --most 9998
+    """
+    from fedrho.simulations.data.cache import Cache
+    from fedrho.simulations.data.speakers import corpus
+    from fedrho.simulations.data.vocabularies import made_of
+
+    found = corpus(name)
+    with Downloads() as downloads:
+        texts = found.read(Cache(progress=downloads.show).path(found.file))
+    for word in made_of(texts, most):
+        typer.echo(word)
 
 
 @app.command()

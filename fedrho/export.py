@@ -3,6 +3,7 @@
 NAME.keras        a Keras archive for `keras.saving.load_model`, with `privacy_statement.json` in it
 NAME.safetensors  one tensor a weight, by its name; the statement is `privacy_statement` of the metadata
 NAME.npz          one array a weight, by its name; the statement is the array `privacy_statement`
+NAME.tflite       LiteRT's form for devices, of the whole model; the statement is the metadata entry `privacy_statement`
 
 A file appears whole or not at all.
 """
@@ -17,18 +18,17 @@ import warnings
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedrho.console import BadInput
-from fedrho.operator_client import Exported
+from fedrho.models.weights_file import STATEMENT, named_weights
 
 if TYPE_CHECKING:
     from fedrho.models.flat import FlatModel
-
-STATEMENT: Final = "privacy_statement"
+    from fedrho.operator_client import Exported
 
 
 def check_out(out: Path, force: bool) -> None:
@@ -45,10 +45,14 @@ def check_out(out: Path, force: bool) -> None:
 
 def write_export(out: Path, exported: Exported) -> None:
     """Raises BadInput where the weights are not those of the model, or the disk will not have them; UnknownModel."""
-    model = _model(exported)
+    write_model(out, _model(exported), exported.statement)
+
+
+def write_model(out: Path, model: FlatModel, statement: Mapping[str, Any]) -> None:
+    """Raises BadInput where the disk will not have it, or the model is none that the form of the file can hold."""
     scratch = out.with_name(f".{out.stem}.{secrets.token_hex(4)}{out.suffix}")
     try:
-        WRITERS[out.suffix](scratch, model, json.dumps(exported.statement, indent=2, allow_nan=False))
+        WRITERS[out.suffix](scratch, model, json.dumps(statement, indent=2, allow_nan=False))
         _through(scratch)
         scratch.replace(out)
     except OSError as error:
@@ -80,7 +84,13 @@ def _write_keras(path: Path, model: FlatModel, statement: str) -> None:
 def _write_safetensors(path: Path, model: FlatModel, statement: str) -> None:
     from safetensors.numpy import save_file
 
-    save_file(_named(model), path, metadata={STATEMENT: statement})
+    save_file(named_weights(model), path, metadata={STATEMENT: statement})
+
+
+def _write_tflite(path: Path, model: FlatModel, statement: str) -> None:
+    from fedrho.litert import converted, with_metadata
+
+    path.write_bytes(with_metadata(converted(model), STATEMENT, statement))
 
 
 def _write_npz(path: Path, model: FlatModel, statement: str) -> None:
@@ -90,7 +100,7 @@ def _write_npz(path: Path, model: FlatModel, statement: str) -> None:
 
 def npz(model: FlatModel, statement: str) -> bytes:
     """The same bytes for the same model and statement."""
-    arrays: Mapping[str, NDArray[np.generic]] = {**_named(model), STATEMENT: np.array(statement)}
+    arrays: Mapping[str, NDArray[np.generic]] = {**named_weights(model), STATEMENT: np.array(statement)}
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)  # type: ignore[arg-type]
     return buffer.getvalue()
@@ -100,16 +110,8 @@ WRITERS: Final[dict[str, Callable[[Path, FlatModel, str], None]]] = {
     ".keras": _write_keras,
     ".safetensors": _write_safetensors,
     ".npz": _write_npz,
+    ".tflite": _write_tflite,
 }
-
-
-def _named(model: FlatModel) -> dict[str, NDArray[np.float32]]:
-    """By the names that Keras gives, without that of the model, which differs from process to process."""
-    weights, prefix = model.weights(), f"{model.keras_model.name}/"
-    return {
-        segment.name.removeprefix(prefix): weights[segment.offset : segment.offset + segment.size].reshape(segment.shape)
-        for segment in model.layout
-    }
 
 
 def _through(path: Path) -> None:

@@ -34,7 +34,7 @@ def join(
         str,
         typer.Option(
             metavar="SOURCE",
-            help="`digits`, or for one device: .npz, .csv, .parquet, .jsonl, .sqlite, folder of images, NAME:ARGUMENT.",
+            help="`digits`, or for one device: .npz, .csv, .parquet, .jsonl, .txt, .sqlite, folder of images, NAME:ARGUMENT.",
         ),
     ],
     label: Annotated[

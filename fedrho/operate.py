@@ -354,7 +354,7 @@ def chosen(views: Sequence[RunView], task: str | None) -> RunView:
 
 
 def export(
-    out: Annotated[Path, typer.Option(metavar="FILE", help="NAME.keras, NAME.safetensors or NAME.npz.")],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="NAME.keras, NAME.safetensors, NAME.npz or NAME.tflite.")],
     store: Store = None,
     task: Task = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,

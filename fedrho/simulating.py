@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -119,6 +120,14 @@ def print_ended(ended: Ended) -> None:
     ):
         table.add_row(name, value)
     console.out.print(table, highlight=False)
+    if deployed is None:
+        console.print_nothing(values["guarantee"], values["simulation"])
+    else:
+        _print_deployed(values, deployed)
+    console.out.print(f"\nresults: {ended.path}", highlight=False, soft_wrap=True)
+
+
+def _print_deployed(values: Mapping[str, Any], deployed: Mapping[str, Any]) -> None:
     rows = [("unit", f"one {deployed['unit']}"), ("neighbours", deployed["neighbours"])]
     if deployed["rho"] is not None:
         rows.append(("rho", f"{_up(deployed['rho'])} (zCDP)"))
@@ -130,7 +139,6 @@ def print_ended(ended: Ended) -> None:
         claim.append(("epsilon", f"{_up(labels['epsilon'])} (pure)"))
         of = "about labels, of a deployed run; never added to the other"
         console.print_claim(claim, [values["labels"]["simulation"], *labels["assumptions"]], of)
-    console.out.print(f"\nresults: {ended.path}", highlight=False, soft_wrap=True)
 
 
 def _up(value: float) -> str:
@@ -149,10 +157,12 @@ def compare(
     plot: Annotated[
         Path | None, typer.Option(metavar="PATH", help="The picture: .png or .svg.", show_default="comparison.png")
     ] = None,
-    by: Annotated[str, typer.Option(help="Privacy as epsilon or as rho.")] = "epsilon",
+    by: Annotated[str, typer.Option(help="Privacy as epsilon or as rho; or steps, without privacy too.")] = "epsilon",
     json: JsonOption = False,
 ) -> None:
     """Draw utility against privacy: a curve for each study, a band where one was run with several seeds.
+
+    `--by steps` draws accuracy against steps instead, where runs without privacy have their place.
 
     Example: fedrho simulate compare digits-1 digits-2 --plot digits.svg
     """
@@ -171,6 +181,22 @@ def plot(folder: FolderArgument) -> None:
 
     for path in comparing.draw_anew(folder):
         console.out.print(str(path), highlight=False, soft_wrap=True)
+
+
+@app.command()
+def export(
+    folder: FolderArgument,
+    out: Annotated[Path, typer.Option(metavar="FILE", help="New file: .keras, .safetensors, .npz or .tflite.")],
+    force: Annotated[bool, typer.Option("--force", help="Replace the file.")] = False,
+) -> None:
+    """Write the weights of a finished study, with what its statement says inside.
+
+    Example: fedrho simulate export digits-1 --out digits.keras
+    """
+    from fedrho import study_export
+
+    study_export.export_study(folder, out, force)
+    console.out.print(str(out), highlight=False, soft_wrap=True)
 
 
 @app.command()

@@ -36,12 +36,13 @@ TAKES = {
     ".csv": ("--label", "--classes"),
     ".parquet": ("--label", "--classes"),
     ".jsonl": ("--label", "--classes", "--text", "--vocabulary"),
+    ".txt": (),
     ".sqlite": (),
     "folder": ("--classes",),
 }
 """The options of each kind of file."""
 ALLOWED = (
-    "digits, a file .npz, .csv, .parquet, .jsonl or .sqlite, a folder of images, "
+    "digits, a file .npz, .csv, .parquet, .jsonl, .txt or .sqlite, a folder of images, "
     "or NAME:ARGUMENT for a store of your own (entry point fedrho.example_stores)"
 )
 
@@ -55,6 +56,15 @@ class Reading:
     text: str | None = None
     vocabulary: str | None = None
 
+    def check_text(self, spec: ModelSpec) -> None:
+        """Raises BadInput for an option of `.jsonl` that would go unheard with this model, which may bring its own tokens."""
+        if not spec.label_shape and self.text is not None and self.vocabulary is None:
+            raise BadInput("--text: needs --vocabulary, a file with a word a line, or a number of hashed words")
+        given = {"--label": self.label, "--classes": self.classes, "--vocabulary": self.vocabulary}
+        for option, value in given.items() if spec.label_shape else ():
+            if value is not None:
+                raise BadInput(f"{option}: has no meaning for {spec.name}, which makes ids and labels of the text itself")
+
     def check(self, data: str, kind: str) -> None:
         """Raises BadInput for an option that would go unheard."""
         given = {"--label": self.label, "--classes": self.classes, "--text": self.text, "--vocabulary": self.vocabulary}
@@ -62,8 +72,6 @@ class Reading:
             if value is not None and option not in TAKES.get(kind, ()):
                 kinds = ", ".join(one for one, taken in TAKES.items() if option in taken)
                 raise BadInput(f"{option}: has no meaning for --data {data}; it is for {kinds}")
-        if self.text is not None and self.vocabulary is None:
-            raise BadInput("--text: needs --vocabulary, a file with a word a line, or a number of hashed words")
 
 
 @dataclass(frozen=True)
@@ -140,9 +148,19 @@ def _file_store(path: Path, kind: str, spec: ModelSpec, reading: Reading) -> Exa
             from fedrho.client.stores.tables import parquet_examples
 
             return parquet_examples(path, spec, label, classes)
+        case ".txt":
+            from fedrho.client.stores.texts import text_examples
+
+            return text_examples(path, spec)
+        case ".jsonl" if spec.label_shape:
+            from fedrho.client.stores.texts import text_examples
+
+            reading.check_text(spec)
+            return text_examples(path, spec, reading.text or "text")
         case ".jsonl":
             from fedrho.client.stores.json_lines import json_lines_examples
 
+            reading.check_text(spec)
             return json_lines_examples(path, spec, label, reading.text or "text", _vocabulary(reading.vocabulary), classes)
         case ".sqlite":
             from fedrho.client.stores.cache import cached_examples

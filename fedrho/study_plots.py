@@ -20,6 +20,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from fedrho.plots import GREY, dressed, styles
+from fedrho.simulations.claim import NO_GUARANTEE
 from fedrho.simulations.paths import Walk, Way
 from fedrho.simulations.records import Row, flat
 
@@ -29,7 +30,7 @@ SETTINGS: Any = {"svg.hashsalt": "fedrho", "svg.fonttype": "none"}
 
 @dataclass(frozen=True)
 class Curve:
-    """One study of a comparison: epsilon, or rho, and accuracy at each measured step, a line for each seed."""
+    """One study of a comparison: epsilon, rho or steps, and accuracy at each measured step, a line for each seed."""
 
     name: str
     price: NDArray[np.float64]
@@ -50,12 +51,12 @@ def drawn(size: tuple[float, float], draw: Callable[[Figure], None]) -> dict[str
     return files
 
 
-def of_study(name: str, data: str, rows: Sequence[Row], delta: float, clip_norm: float) -> dict[str, bytes]:
-    """The pictures of one folder, by file name."""
+def of_study(name: str, data: str, rows: Sequence[Row], delta: float | None, clip_norm: float | None) -> dict[str, bytes]:
+    """The pictures of one folder, by file name; without privacy, which has no delta, none of utility against it."""
     table = _columns(rows)
     pictures: dict[str, Callable[[Figure], None]] = {
         "accuracy": lambda figure: _accuracy(figure, name, data, table),
-        "utility": lambda figure: _utility(figure, name, data, table, delta),
+        **({} if delta is None else {"utility": lambda figure: _utility(figure, name, data, table, delta)}),
         "simulation_only": lambda figure: _simulation_only(figure, name, table, clip_norm),
     }
     files = {}
@@ -74,13 +75,18 @@ def _columns(rows: Sequence[Row]) -> dict[str, NDArray[np.float64]]:
 def _accuracy(figure: Figure, name: str, data: str, table: Mapping[str, NDArray[np.float64]]) -> None:
     """Against steps, and what was spent by then."""
     axes = figure.add_subplot()
-    dressed(axes, f"{name}: accuracy and privacy spent", "steps released", "accuracy (share recognised)")
+    private = not np.isnan(table["epsilon"]).all()
+    title = f"{name}: accuracy and privacy spent" if private else f"{name}: accuracy, {NO_GUARANTEE}"
+    dressed(axes, title, "steps released", "accuracy (share recognised)")
     measured = ~np.isnan(table["held_out.accuracy"])
     steps, accuracy = table["step"][measured], table["held_out.accuracy"][measured]
     examples = int(table["held_out.examples"][measured][-1])
     (left,) = axes.plot(steps, accuracy, linewidth=2, label=f"accuracy on {examples} examples of no device ({data})", **_style(0))
     axes.set(ylim=(0, 1), xlim=(0, table["step"][-1]))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    if not private:
+        figure.legend(handles=[left], frameon=False, loc="outside lower center", fontsize=9)
+        return
     price, label = _price(table)
     other = axes.twinx()
     other.spines["top"].set_visible(False)
@@ -111,7 +117,7 @@ def _utility(figure: Figure, name: str, data: str, table: Mapping[str, NDArray[n
     axes.annotate(f"measured on examples of no device ({data})", (1, 0.02), xycoords="axes fraction", ha="right", color=GREY)
 
 
-def _simulation_only(figure: Figure, name: str, table: Mapping[str, NDArray[np.float64]], clip_norm: float) -> None:
+def _simulation_only(figure: Figure, name: str, table: Mapping[str, NDArray[np.float64]], clip_norm: float | None) -> None:
     """Loss, norms and clients: three small pictures under one title that says what they are."""
     figure.suptitle(f"{name}: simulation only, no real server could see this")
     loss, norms, clients = figure.subplots(1, 3)
@@ -121,7 +127,8 @@ def _simulation_only(figure: Figure, name: str, table: Mapping[str, NDArray[np.f
     dressed(norms, "norm of updates\n(simulation only)", "steps released", "L2 norm before clipping")
     norms.plot(steps, table["simulation_only.update_norm_median"], linewidth=1.6, label="median", **_style(0))
     norms.plot(steps, table["simulation_only.update_norm_largest"], linewidth=1.6, label="largest", **_style(1))
-    norms.axhline(clip_norm, color=GREY, linewidth=1, linestyle=(0, (1, 1)), label=f"clip norm {clip_norm:g}")
+    if clip_norm is not None:
+        norms.axhline(clip_norm, color=GREY, linewidth=1, linestyle=(0, (1, 1)), label=f"clip norm {clip_norm:g}")
     norms.legend(frameon=False, fontsize=8)
     dressed(clients, "devices' own examples\n(simulation only)", "steps released", "accuracy (share recognised)")
     _clients(clients, table)
@@ -145,12 +152,12 @@ def _clients(axes: Axes, table: Mapping[str, NDArray[np.float64]]) -> None:
     axes.legend(frameon=False, fontsize=8, loc="lower right")
 
 
-def comparison(curves: Sequence[Curve], x: str, y: str, note: str = "") -> dict[str, bytes]:
+def comparison(curves: Sequence[Curve], title: str, x: str, note: str = "") -> dict[str, bytes]:
     """One line a study; where it has several seeds, their mean, and a band from the least to the largest."""
 
     def draw(figure: Figure) -> None:
         axes = figure.add_subplot()
-        dressed(axes, "Utility against privacy", x, y)
+        dressed(axes, title, x, "accuracy (share recognised)")
         for place, curve in enumerate(curves):
             look = {"marker": MARKERS[place % len(MARKERS)], "markersize": 4, **_style(place)}
             seeds = np.array(curve.accuracy)

@@ -8,11 +8,13 @@ import platform
 import shlex
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fedrho.console import BadInput, Stopped, working
+from fedrho.models.tokens import Tokens
 from fedrho.simulations import folder as folders
 from fedrho.simulations import results, running
 from fedrho.simulations.checks import check_engine
@@ -73,8 +75,21 @@ def run_new(study: Study, dataset: FederatedDataset, output: Path | None, how: H
     checked(study, how)
     if output is not None:
         folders.check_new(output)
+    if study.start_file is not None:
+        _check_start(study)
     path = output or folders.fresh(study.file.name, Path())
     return _run(study, dataset, path, how)
+
+
+def _check_start(study: Study) -> None:
+    """Raises DataError where a study could not begin, before it has a folder. Builds the model."""
+    from fedrho.models.backend import SeveralThreads, one_thread
+    from fedrho.models.flat import FlatModel
+    from fedrho.simulations.opening import beginning, model_of
+
+    with suppress(SeveralThreads):  # who opens the study says so
+        one_thread()
+    beginning(study, FlatModel(model_of(study)))
 
 
 def resume(path: Path, how: How, given: tuple[Study, FederatedDataset] | None = None) -> Ended:
@@ -137,13 +152,21 @@ def _through(folder: StudyFolder, dataset: FederatedDataset, how: How, progress:
     if run.stopped:
         raise Stopped(f"stopped after step {len(run.rows)} of {study.steps}; {going_on(folder.path, how)}")
     try:
-        said = _write_results(folder, run, model, parts.vectorised)
+        _write_words(folder, dataset)
+        said = _write_results(folder, run, model, parts.vectorised, results.tokens_of(dataset))
     except OSError as error:
         raise DiskFull(f"{folder.path}: cannot be written any more ({error.strerror or error}); all steps are done") from error
     return Ended(study, folder.path, said, run.steps_here, run.seconds)
 
 
-def _write_results(folder: StudyFolder, run: running.Run, model: Any, vectorised: bool) -> dict[str, Any]:
+def _write_words(folder: StudyFolder, dataset: FederatedDataset) -> None:
+    """A vocabulary that is no model's, so that somebody can read what the model guesses."""
+    listed = results.own_words(dataset)
+    if listed is not None:
+        folder.write("vocabulary.txt", listed)
+
+
+def _write_results(folder: StudyFolder, run: running.Run, model: Any, vectorised: bool, tokens: Tokens | None) -> dict[str, Any]:
     from fedrho import export, study_plots
 
     study, last = folder.study, run.rows[-1]
@@ -152,9 +175,10 @@ def _write_results(folder: StudyFolder, run: running.Run, model: Any, vectorised
     folder.write("statement.json", results.as_bytes(claim))
     folder.write("statement.txt", results.claim_text(study, run.statement).encode())
     model.assign(run.weights)
-    folder.write("weights.npz", export.npz(model, results.as_bytes(claim).decode()))
-    clip_norm = study.task.mechanism.grid.clip_norm
-    for name, picture in study_plots.of_study(study.file.name, study.data.name, run.rows, study.delta, clip_norm).items():
+    held = claim if tokens is None else {**claim, "tokens": tokens.name}
+    folder.write("weights.npz", export.npz(model, results.as_bytes(held).decode()))
+    pictures = study_plots.of_study(study.file.name, study.data.name, run.rows, study.delta, study.clip_norm)
+    for name, picture in pictures.items():
         folder.write(f"plots/{name}", picture)
     said = results.summary(study, run.rows, claim, vectorised)
     folder.write("summary.json", results.as_bytes(said))

@@ -21,6 +21,7 @@ from fedrho.console import Stopped, err
 from fedrho.server.tasks import explain
 from fedrho.simulations import files
 from fedrho.simulations import folder as folders
+from fedrho.simulations.claim import NO_GUARANTEE
 from fedrho.simulations.folder import FolderError, StudyFolder
 from fedrho.simulations.records import MARK
 from fedrho.simulations.study import Study, StudyError, SweepSection, make_study, read_values
@@ -74,12 +75,15 @@ def run_sweep(
 
 
 def _values(study: Path, settings: Sequence[str]) -> dict[str, Any]:
-    """Of a sweep, with the paths of saved models as they can be found from anywhere."""
+    """Of a sweep, with the paths of saved models and of starting weights as they can be found from anywhere."""
     values = read_values(study, settings)
     values.setdefault("name", values.get("task", {}).get("name", "sweep"))
     model = values.get("task", {}).get("model")
     if isinstance(model, str) and model.endswith(".keras"):
         values["task"]["model"] = str((study.parent / model).resolve())
+    start = values.get("task", {}).get("start")
+    if isinstance(start, str):
+        values["task"]["start"] = str((study.parent / start).resolve())
     return values
 
 
@@ -209,6 +213,7 @@ def _bar(total: int, done: int, quiet: bool) -> Iterator[Any]:
 
 def _row(one: Done) -> dict[str, Any]:
     summary = one.summary
+    deployed = summary["if_deployed"] or {}
     return {
         "point": one.point.name,
         **{f"set.{key}": value for key, value in one.point.settings.items()},
@@ -217,9 +222,9 @@ def _row(one: Done) -> dict[str, Any]:
         "accuracy": summary["accuracy"],
         "loss": summary["loss"],
         "measured_on": summary["measured_on"],
-        "rho": summary["if_deployed"]["rho"],
-        "epsilon": summary["if_deployed"]["epsilon"],
-        "delta": summary["if_deployed"]["delta"],
+        "rho": deployed.get("rho"),
+        "epsilon": deployed.get("epsilon"),
+        "delta": deployed.get("delta"),
         **{f"{MARK}.{key}": value for key, value in summary[MARK].items()},
     }
 
@@ -266,7 +271,17 @@ def _text(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     cells = [names, *([_cell(row[name]) for name in names] for row in rows)]
     widths = [max(len(line[place]) for line in cells) for place in range(len(names))]
     table = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in cells]
-    return [*table, "", f"accuracy on {rows[0]['measured_on']}; epsilon, if deployed, at delta = {rows[0]['delta']!r}", WARNING]
+    return [*table, "", f"accuracy on {rows[0]['measured_on']}; {'; '.join(_prices(rows))}", WARNING]
+
+
+def _prices(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What the column of epsilon means; a sweep may hold points of several deltas, and points without privacy."""
+    deltas = sorted({row["delta"] for row in rows} - {None})
+    said = [f"epsilon, if deployed, at delta = {' or '.join(map(repr, deltas))}"] if deltas else []
+    without = [row["point"] for row in rows if row["delta"] is None]
+    if not without:
+        return said
+    return [*said, f"points {', '.join(without)}: {NO_GUARANTEE}" if deltas else NO_GUARANTEE]
 
 
 def _tell(path: Path, rows: Sequence[Mapping[str, Any]], json: bool, how: How) -> None:

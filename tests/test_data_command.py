@@ -55,3 +55,23 @@ def test_fetching_without_a_network_or_over_a_damaged_file_is_one_line(damaged: 
     code, out, err = run(tmp_path, "fetch", "shakespeare", FEDRHO_MIRROR="http://127.0.0.1:9", https_proxy="http://127.0.0.1:9")
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert (f"{place}: sha256 " if damaged else f"put the file at {place}") in err
+
+
+@pytest.mark.slow
+def test_what_a_data_set_holds_with_its_options_is_counted(tmp_path: Path) -> None:
+    code, out, err = run(tmp_path, "show", "made-up", "--option", "devices=7", "--option", "examples=3", "--json")
+    assert (code, err) == (0, "")
+    counted = json.loads(out)["counted"]
+    assert (counted["devices"], counted["examples"], counted["median"], counted["most"], counted["known"]) == (7, 21, 3, 3, None)
+    assert "median 3, 90 % up to 3, most 3" in run(tmp_path, "show", "made-up", "--option", "examples=3")[1]
+    for wrong, said in (("devices", "allowed: KEY=VALUE"), ("devices=none", "data.devices: 'none' is not allowed for made-up")):
+        code, out, err = run(tmp_path, "show", "made-up", "--option", wrong)
+        assert (code, out, err.count("\n")) == (2, "", 1)
+        assert said in err
+
+
+@pytest.mark.slow
+def test_only_published_texts_have_their_words_listed(tmp_path: Path) -> None:
+    code, out, err = run(tmp_path, "words", "folder")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "'folder' is no published text, and words of private text are not listed; known: shakespeare, caldracor" in err

@@ -18,7 +18,7 @@ import pytest
 import typer.main
 from pydantic_core import PydanticUndefined
 
-from fedrho import account, account_ledger, cli, data, device, fleet, operate
+from fedrho import account, account_ledger, cli, data, device, fleet, models_command, operate
 from fedrho.demo import DemoResult
 from fedrho.labels import answering, matrix
 from fedrho.privacy.auditing.audit import AuditReport
@@ -124,6 +124,9 @@ JSON = {
     "status-run": operate.run_values,
     "status-claim": operate.statement_values,
     "fleet": fleet._fleet_json,
+    "models": models_command.model_values,
+    "models-show": models_command.shown_values,
+    "models-weight": models_command.weight_values,
     "data": data.entry_values,
     "data-file": data.file_values,
     "device-ledger": device.ledger_values,
@@ -271,7 +274,7 @@ def test_the_fields_of_simulate_json_are_the_documented_ones() -> None:
 # -- code and links ----------------------------------------------------------------------------------------------------------
 
 
-WITH_TENSORFLOW = ("own-model.md", "label-privacy.md")
+WITH_TENSORFLOW = ("models.md", "own-model.md", "label-privacy.md")
 
 
 @pytest.mark.parametrize(

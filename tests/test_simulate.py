@@ -253,6 +253,41 @@ def test_seeds_of_one_study_are_one_curve_with_a_band(toy: Path, tmp_path: Path,
     assert Path("rho.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_run_without_privacy_has_its_place_beside_others_by_steps_alone(toy: Path, tmp_path: Path, fedrho: Run) -> None:
+    bare = {key: value for key, value in study_values()["task"].items() if key != "round"}
+    run_toy(tmp_path / "bare", *toy_study(task={**bare, "algorithm": "fedavg", "privacy": "none", "round": {"goal": 10}}))
+    refused(fedrho("compare", toy, tmp_path / "bare"), "bare ran without privacy", "--by steps")
+    code, out, _ = fedrho("compare", toy, tmp_path / "bare", "--by", "steps", "--plot", "it.svg", "--json")
+    assert code == 0
+    assert [(row["rho"] is None, row["epsilon"] is None, row["delta"]) for row in json.loads(out)["studies"]] == [
+        (False, False, 1e-7),
+        (True, True, None),
+    ]
+    drawn = texts(Path("it.svg"))
+    assert "toy: dp-ftrl, rho = 1" in drawn
+    assert "toy: fedavg, no guarantee: nothing was added" in drawn
+    assert fedrho("plot", tmp_path / "bare")[0] == 0
+    assert "no guarantee" in texts(tmp_path / "bare" / "plots" / "accuracy.svg")
+    assert not (tmp_path / "bare" / "plots" / "utility.svg").exists()
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".safetensors"])
+def test_weights_of_a_study_are_exported_with_their_statement(suffix: str, tmp_path: Path, fedrho: Run) -> None:
+    from fedrho.models.flat import FlatModel
+    from fedrho.models.weights_file import read_weights
+    from fedrho.models.zoo import lookup
+
+    done = fedrho(DIGITS, "--set", "task.steps=1", "--output", tmp_path / "one", "--quiet")
+    assert done[0] == 0, done
+    out = tmp_path / f"weights{suffix}"
+    assert fedrho("export", tmp_path / "one", "--out", out)[0] == 0
+    theirs, own = (read_weights(path) for path in (out, tmp_path / "one" / "weights.npz"))
+    model = FlatModel(lookup("digits-logistic"))
+    assert np.array_equal(theirs.flat(model), own.flat(model))
+    assert theirs.statement == own.statement
+    refused(fedrho("export", tmp_path / "one", "--out", out), "is there already", "--force")
+
+
 def test_epsilons_at_different_deltas_are_not_compared(toy: Path, tmp_path: Path, fedrho: Run) -> None:
     other = {**study_values()["task"], "privacy": {"clip_norm": 0.5, "rho": 1.0, "delta": 1e-6}}
     run_toy(tmp_path / "delta", *toy_study(task=other))

@@ -148,14 +148,16 @@ def test_each_model_gets_the_examples_in_its_own_shape(
     assert shapes == {"digits-logistic": (7, 64), "digits-mlp": (7, 64), "images": (7, 8, 8, 1)}
 
 
-@pytest.mark.parametrize("data", ["mine.txt", "mine", "", "mine.npz", "nowhere:mine", "mine.csv:label", "a b:c", "digits:", "/"])
+@pytest.mark.parametrize("data", ["mine.doc", "mine", "", "mine.npz", "nowhere:mine", "mine.csv:label", "a b:c", "digits:", "/"])
 def test_what_is_no_source_is_told_all_that_is_allowed(data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "mine.txt").touch()
+    (tmp_path / "mine.doc").touch()
     text = said(data)
     assert text.startswith(f"--data {data}: ")
     if data != "/":
-        assert "allowed: digits, a file .npz, .csv, .parquet, .jsonl or .sqlite, a folder of images, or NAME:ARGUMENT" in text
+        assert (
+            "allowed: digits, a file .npz, .csv, .parquet, .jsonl, .txt or .sqlite, a folder of images, or NAME:ARGUMENT" in text
+        )
     assert ("stores installed here: none" in text) == (":" in data)
 
 

@@ -300,9 +300,12 @@ def constant_rmse(data: LabelData, values: Sequence[float]) -> float | None:
 
 def keras_learner(experiment: ExperimentFile, data: LabelData, told: Callable[[int, int, float], None] | None) -> MakeLearner:
     """Learners of the experiment's model; raises BadInput where it does not fit the data, UnknownModel."""
+    from fedrho.models.base import no_label_privacy
     from fedrho.models.learner import KerasLearner
 
     spec = model_spec(experiment.model)
+    if reason := no_label_privacy(spec):
+        raise BadInput(reason)
     if spec.classes != data.classes:
         raise BadInput(f"model {experiment.model}: has {spec.classes} classes, the labels {data.classes}")
     if tuple(spec.input_shape) != data.features.shape[1:]:
