@@ -113,6 +113,8 @@ def round_up(value: float, digits: int = 4) -> str:
         return "0"
     if abs(value) < SMALLEST:
         return repr(value)
+    if float(nearest := f"{value:.{digits}g}") >= value:
+        return nearest
     scale = 10.0 ** (digits - 1 - math.floor(math.log10(abs(value))))
     rounded = math.ceil(value * scale) / scale
     while rounded < value:

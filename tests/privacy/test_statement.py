@@ -41,7 +41,8 @@ def test_few_digits_are_shown(value: float, digits: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "shown"), [(0.0, "0"), (0.5, "0.5"), (2.0, "2"), (0.80612245, "0.8062"), (8.92221, "8.923"), (0.99999, "1")]
+    ("value", "shown"),
+    [(0.0, "0"), (0.5, "0.5"), (2.0, "2"), (0.80612245, "0.8062"), (8.92221, "8.923"), (0.99999, "1"), (0.81, "0.81")],
 )
 def test_examples_of_rounding(value: float, shown: str) -> None:
     assert round_up(value) == shown
