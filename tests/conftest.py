@@ -4,9 +4,21 @@ Ctrl-C ends what tests start, wherever they run: a shell has programs in its bac
 import os
 import signal
 import threading
+from collections.abc import Iterator
+
+import pytest
 
 os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
 os.environ.setdefault("TF_NUM_INTEROP_THREADS", "1")
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN and threading.current_thread() is threading.main_thread():
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True)
+def _interruptible() -> Iterator[None]:
+    """A command that ran in the test's own process ignores Ctrl-C from its end on, and what later tests start would, too."""
+    before = signal.getsignal(signal.SIGINT)
+    yield
+    if signal.getsignal(signal.SIGINT) is not before:
+        signal.signal(signal.SIGINT, before)
