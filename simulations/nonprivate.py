@@ -97,7 +97,7 @@ class Averages:
         self.weights: FloatVector = np.ascontiguousarray(initial_weights, dtype=np.float32)
         self._velocity: NDArray[np.float64] = self.task.optimizer.init(self.weights.size)
         self._times = np.zeros(self.task.file.population, dtype=np.int64)
-        self._latest = np.full(self.task.file.population, -self.task.file.steps, dtype=np.int64)
+        self._latest = np.full(self.task.file.population, -self.task.participation.min_separation, dtype=np.int64)
         self.released = 0
         if state is not None:
             self._restore(state)

@@ -134,6 +134,14 @@ def test_no_server_takes_such_a_task() -> None:
         parse_task(toml_text({**toy_values(), "algorithm": "fedavg"}), "task.toml")
 
 
+def test_everybody_may_take_part_at_once_in_a_run_shorter_than_its_separation() -> None:
+    short = nonprivate_task(
+        values(steps=2, population=40, participation={"max_times": 1, "min_separation": 10}), AvailabilitySection()
+    )
+    run = simulation(short)
+    assert [run.step().counted for _ in range(2)] == [10, 10]
+
+
 def test_noise_is_left_out_in_two_files_of_simulations_alone() -> None:
     """The path of the weights, and runs without privacy: no server has a source of noise that is none."""
     product = [
