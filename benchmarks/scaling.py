@@ -1,6 +1,6 @@
 """What the guarantee of a ready task becomes with more devices, at the noise that a small run has shown to be harmless.
 
-    python benchmarks/scaling.py FOLDER... [--tolerance 0.005] [--most-cohort 20000] [--plot scaling.svg]
+    python benchmarks/scaling.py FOLDER... [--tolerance 0.001] [--most-cohort 20000] [--plot scaling.svg]
 
 FOLDERs are finished runs of one study with several values of task.privacy.rho, one of them so large that its noise is nothing.
 Measured in each: accuracy; the noise in the running sum of the means, per coordinate, in clip norms (root mean square over the
@@ -27,11 +27,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
-from fedrho.plots import dressed
+from fedrho.drawing import drawn, dressed, look, plain_numbers
+from fedrho.picture_files import check_picture, kind_of
 from fedrho.privacy.banded import BandedToeplitz, optimal_bands
 from fedrho.privacy.loss import rmse_loss
 from fedrho.privacy.participation import Participation
@@ -122,25 +122,27 @@ def tell(found: Sequence[Small], chosen: Small, rows: Sequence[Large], tolerance
 
 
 def draw(rows: Sequence[Large], most: int, path: Path) -> None:
-    with mpl.rc_context({"svg.hashsalt": "fedrho", "svg.fonttype": "none"}):
-        figure = Figure(figsize=(7.2, 4.2), layout="constrained")
+    def drawing(figure: Figure) -> None:
         axes = figure.add_subplot()
         dressed(axes, "The guarantee at equal noise in the model", "devices", "for one device, zero-out")
         devices = [row.devices for row in rows]
-        axes.loglog(devices, [row.rho for row in rows], marker="o", linewidth=2, color="#0072B2", label="rho (zCDP)")
+        axes.loglog(devices, [row.rho for row in rows], marker="o", linewidth=2, label="rho (zCDP)", **look(0))
         label = "epsilon at delta = devices^-1.1"
-        axes.loglog(devices, [row.epsilon for row in rows], marker="s", linewidth=2, linestyle="--", color="#D55E00", label=label)
+        axes.loglog(devices, [row.epsilon for row in rows], marker="s", linewidth=2, label=label, **look(1))
+        plain_numbers(axes.yaxis)
         axes.legend(frameon=False, title=f"cohort grows with the devices, to {most:,} at most")
-        figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
+
+    path.write_bytes(drawn((7.2, 4.2), drawing, [kind_of(path)])[kind_of(path)])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", type=Path, nargs="+", metavar="FOLDER")
-    parser.add_argument("--tolerance", type=float, default=0.005, help="of accuracy, for noise that counts as harmless")
+    parser.add_argument("--tolerance", type=float, default=0.001, help="of accuracy, for noise that counts as harmless")
     parser.add_argument("--most-cohort", type=int, default=20_000, help="devices of a step, at most")
-    parser.add_argument("--plot", type=Path, default=None, help="the picture, .svg or .png")
+    parser.add_argument("--plot", type=Path, default=None, help="the picture, .png, .svg or .pdf")
     given = parser.parse_args()
+    check_picture(given.plot)
     found = [Small.of(folder) for folder in given.folders]
     chosen = harmless(found, given.tolerance)
     rows = [scaled(chosen, devices, given.most_cohort) for devices in POPULATIONS]

@@ -3,9 +3,9 @@
     python benchmarks/tasks.py NAME [--seeds 3] [--output FOLDER] [--set KEY=VALUE]
 
 NAME is a study of examples/studies. Each way differs in its algorithm alone: the same model, cohort, steps, learning rates and
-participation. Differences are paired by seed. Intervals are Student's t over the seeds, 95 %; seeds change who comes and all
-noise, and the weights at the start where the study has none of its own. Prints Markdown and draws accuracy against steps; what
-is finished in FOLDER is not run again.
+participation. Seeds go from 1 on: with seed 0 the settings were chosen. Differences are paired by seed. Intervals are Student's t
+over the seeds, 95 %; seeds change who comes and all noise, and the weights at the start where the study has none of its own.
+Prints Markdown and draws accuracy against steps; what is finished in FOLDER is not run again.
 """
 
 from __future__ import annotations
@@ -24,8 +24,10 @@ import numpy as np
 import scipy.stats
 
 from fedrho.privacy.statement import round_up
-from fedrho.simulations.study import read_values
+from fedrho.simulations.opening import beginning, opened
+from fedrho.simulations.study import make_study, read_values
 from fedrho.simulations.toml_text import toml_text
+from fedrho.simulations.training import Measuring
 
 STUDIES = Path(__file__).parents[1] / "examples" / "studies"
 WAYS = ("dp-ftrl", "dp-fedavg", "fedavg")
@@ -92,10 +94,18 @@ def differences(these: Sequence[Mapping[str, Any]], those: Sequence[Mapping[str,
     return [one["accuracy"] - other["accuracy"] for one, other in zip(these, those, strict=True)]
 
 
+def at_the_start(values: Mapping[str, Any]) -> float:
+    """The accuracy of the weights that the study begins with."""
+    study, dataset = make_study(values, "study", Path.cwd())
+    with opened(study, dataset, "serial", 1) as (_, model):
+        right, counted, _ = Measuring(model)(beginning(study, model), dataset.held_out)
+    return right / counted
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", help="next-word, handwriting, census or shakespeare")
-    parser.add_argument("--seeds", type=int, default=3, help="how many, from 0 on")
+    parser.add_argument("--seeds", type=int, default=3, help="how many, from 1 on")
     parser.add_argument("--output", type=Path, default=None, help="folder for the runs; NAME-runs")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="another value for the study")
     given = parser.parse_args()
@@ -103,15 +113,18 @@ def main() -> None:
     values = read_values(STUDIES / f"{given.name}.toml", given.set)
     if "start" in values["task"]:
         values["task"]["start"] = str(Path(values["task"]["start"]).resolve())
+    seeds = range(1, given.seeds + 1)
     found: dict[str, list[dict[str, Any]]] = {way: [] for way in WAYS}
-    for seed in range(given.seeds):
+    for seed in seeds:
         for way, one in ways(values).items():
             found[way].append(run(one, seed, output / f"{way}-{seed}"))
     print("\n".join(table(found, values)))
     print(f"\ndp-ftrl minus dp-fedavg, paired by seed: {shown(differences(found['dp-ftrl'], found['dp-fedavg']), '+')}")
-    print(f"{given.seeds} seeds, from 0 on; intervals: t, {LEVEL:.0%}. Accuracy on {found['fedavg'][0]['measured_on']}.")
+    print(f"{given.seeds} seeds, from 1 on; intervals: t, {LEVEL:.0%}. Accuracy on {found['fedavg'][0]['measured_on']}.")
+    if "start" in values["task"]:
+        print(f"The weights that all begin with, on the same: {at_the_start(values):.4f}.")
     picture = output / f"{given.name}.svg"
-    folders = [str(output / f"{way}-{seed}") for way in WAYS for seed in range(given.seeds)]
+    folders = [str(output / f"{way}-{seed}") for way in WAYS for seed in seeds]
     compare = [sys.executable, "-m", "fedrho", "simulate", "compare", *folders, "--by", "steps", "--plot", str(picture), "--json"]
     subprocess.run(compare, check=True, stdout=subprocess.DEVNULL)
     print(f"picture: {picture}")

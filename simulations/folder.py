@@ -29,6 +29,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from fedrho.server.tasks import why_unreadable
 from fedrho.simulations import checkpoints, events, files, records
 from fedrho.simulations.checkpoints import Checkpoint
 from fedrho.simulations.records import Row
@@ -233,7 +234,7 @@ def stored_values(path: Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise FolderError(f"{path}: holds no study; allowed: a folder that `fedrho simulate` wrote") from error
     except (OSError, ValueError) as error:
-        raise FolderError(f"{path / 'study.toml'}: cannot be read ({error})") from error
+        raise FolderError(f"{path / 'study.toml'}: cannot be read ({why_unreadable(error)})") from error
 
 
 def check_same(path: Path, given: Mapping[str, Any]) -> None:

@@ -27,11 +27,13 @@ from fedrho.server.tasks import (
     build_task,
     explain,
     shortened,
+    why_unreadable,
     with_saved_model,
     with_start,
 )
 from fedrho.simulations.availability import AvailabilitySection
 from fedrho.simulations.data.base import DataError, DataSource, FederatedDataset
+from fedrho.simulations.data.download import Progress
 from fedrho.simulations.nonprivate import ALGORITHM, NONE, NonPrivateTask, is_nonprivate, nonprivate_task
 from fedrho.simulations.poisson import SampledTask, SamplingSection, sampled_task
 from fedrho.simulations.toml_text import toml_text
@@ -203,17 +205,21 @@ def read_values(path: Path, settings: Sequence[str] = ()) -> dict[str, Any]:
     return values
 
 
-def load_study(path: Path, settings: Sequence[str] = ()) -> tuple[Study, FederatedDataset]:
-    """Raises StudyError, also when a file is missing."""
-    return make_study(read_values(path, settings), str(path), path.parent)
+def load_study(path: Path, settings: Sequence[str] = (), progress: Progress | None = None) -> tuple[Study, FederatedDataset]:
+    """Raises StudyError, also when a file is missing. `progress` is told of what is fetched."""
+    return make_study(read_values(path, settings), str(path), path.parent, progress=progress)
 
 
 def make_study(
-    values: dict[str, Any], source: str, folder: Path, known: tuple[DataSource, FederatedDataset] | None = None
+    values: dict[str, Any],
+    source: str,
+    folder: Path,
+    known: tuple[DataSource, FederatedDataset] | None = None,
+    progress: Progress | None = None,
 ) -> tuple[Study, FederatedDataset]:
     """A study and its open data set, from values as TOML has them; raises StudyError, one line that names `source` and key.
 
-    Data that are `known`, because another study has opened them, are not opened again.
+    Data that are `known`, because another study has opened them, are not opened again; `progress` is told of what is fetched.
     """
     from fedrho.simulations.before import after
     from fedrho.simulations.checks import check_study
@@ -222,7 +228,7 @@ def make_study(
         _check_top(values)
         file = StudyFile.model_validate({"name": values["task"].get("name"), **values})
         data = DataSource.of(file.data)
-        dataset = known[1] if known and known[0] == data else open_data(data)
+        dataset = known[1] if known and known[0] == data else open_data(data, progress)
         model_file = _model_file(file.task, folder)
         before = None if is_nonprivate(file.task) else charge_of(data)
         paid = file if before is None else file.model_copy(update={"task": after(file, before)})
@@ -265,10 +271,10 @@ def _nonprivate(values: dict[str, Any], file: StudyFile) -> NonPrivateTask:
     return nonprivate_task(values, file.availability)
 
 
-def open_data(source: DataSource) -> FederatedDataset:
+def open_data(source: DataSource, progress: Progress | None = None) -> FederatedDataset:
     from fedrho.simulations.data import catalogue
 
-    return catalogue.open_data(source)
+    return catalogue.open_data(source, progress)
 
 
 def _toml_file(path: Path, before: str = "") -> dict[str, Any]:
@@ -278,7 +284,7 @@ def _toml_file(path: Path, before: str = "") -> dict[str, Any]:
         hint = "" if before else "; `fedrho simulate example` writes one to start from"
         raise StudyError(f"{before}{path}: no such file{hint}") from error
     except (OSError, UnicodeDecodeError) as error:
-        raise StudyError(f"{before}{path}: cannot be read as text ({error})") from error
+        raise StudyError(f"{before}{path}: cannot be read as text ({why_unreadable(error)})") from error
     if len(text) > LONGEST_FILE:
         raise StudyError(f"{before}{path}: {len(text)} characters are no study; allowed: up to {LONGEST_FILE}")
     try:
