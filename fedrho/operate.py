@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 
@@ -25,23 +25,6 @@ from fedrho.server.storage.databases import shown
 from fedrho.server.storage.store import locate, read_status
 from fedrho.serving import DEFAULT_STORE
 from fedrho.stored import StoredRuns, read_store, stored_model
-
-Store = Annotated[
-    str | None,
-    typer.Argument(help="A server's store, or a demo's folder.", show_default="fedrho-run here, else the latest run"),
-]
-Task = Annotated[
-    str | None, typer.Option(metavar="NAME", help="Which task, where there are several.", show_default="the only one")
-]
-Operator = Annotated[
-    str | None, typer.Option(metavar="HOST:PORT", help="A server's operator port, instead of STORE.", show_default="none")
-]
-TokenFile = Annotated[
-    Path | None, typer.Option(metavar="FILE", help="With --operator: a file with the server's token.", show_default="none")
-]
-Tls = Annotated[
-    Path | None, typer.Option(metavar="FOLDER", help="With what `fedrho keys` made for operators.", show_default="none")
-]
 
 
 @dataclass(frozen=True)
@@ -103,18 +86,8 @@ class Where:
 # -- status ----------------------------------------------------------------------------------------------------------------------
 
 
-def status(
-    store: Store = None,
-    watch: Annotated[bool, typer.Option("--watch", help="Go on telling whenever something changes.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="JSON on standard output; with --watch, one object a line.")] = False,
-    operator: Operator = None,
-    token_file: TokenFile = None,
-    tls: Tls = None,
-) -> None:
-    """Tell how far the runs are and what they have spent; beside a server, or after it.
-
-    Example: fedrho status fedrho-run --json
-    """
+def status(store: str | None, watch: bool, json: bool, operator: str | None, token_file: Path | None, tls: Path | None) -> None:
+    """Tells how far the runs are and what they have spent."""
     where = Where(store, operator, token_file, tls)
     if watch:
         _watch(where, json)
@@ -153,6 +126,7 @@ def all_values(where: Where, found: Listing | StoredRuns) -> dict[str, Any]:
         "address": stored.address if stored else None,
         "pid": stored.pid if stored else None,
         "operator": where.operator or (_announced(where) if live else None),
+        "dashboard": _dashboard(where) if live else None,
         "store": shown(stored.where) if stored else None,
     }
 
@@ -160,6 +134,12 @@ def all_values(where: Where, found: Listing | StoredRuns) -> dict[str, Any]:
 def _announced(where: Where) -> str | None:
     access = where.access()
     return access.address if access else None
+
+
+def _dashboard(where: Where) -> str | None:
+    """Only a server on this machine says where; with --operator nobody does."""
+    access = None if where.operator else where.access()
+    return access.dashboard if access else None
 
 
 def run_values(view: RunView, live: bool) -> dict[str, Any]:
@@ -206,6 +186,8 @@ def status_lines(values: dict[str, Any]) -> Iterator[str]:
             yield f"beside it, and never added to it: {_label_claim(run['labels'])} (assumptions: --json)"
     if len(values["runs"]) > 1 and values["combined"]:
         yield f"all together: rho {round_up(values['combined']['rho'])}, {_claim(values['combined'])}"
+    if values["dashboard"]:
+        yield f"dashboard: {values['dashboard']}"
 
 
 def _claim(values: dict[str, Any]) -> str:
@@ -246,26 +228,16 @@ def _show(values: dict[str, Any], json: bool) -> None:
 # -- pause, resume, cancel -------------------------------------------------------------------------------------------------------
 
 
-def pause(
-    store: Store = None, task: Task = None, operator: Operator = None, token_file: TokenFile = None, tls: Tls = None
-) -> None:
-    """Give out no more seats in a run until `fedrho resume`. Devices that have one may still upload.
-
-    Example: fedrho pause fedrho-run
-    """
+def pause(store: str | None, task: str | None, operator: str | None, token_file: Path | None, tls: Path | None) -> None:
+    """No more seats in a run until `resume`."""
     with Where(store, operator, token_file, tls).server() as client:
         view = chosen(client.listing().runs, task)
         _moved(view, "pause", lambda: client.pause(view.run))
     console.out.print(f"{_at(view)}: paused; `fedrho resume` goes on", highlight=False, markup=False, soft_wrap=True)
 
 
-def resume(
-    store: Store = None, task: Task = None, operator: Operator = None, token_file: TokenFile = None, tls: Tls = None
-) -> None:
-    """Go on with a paused run.
-
-    Example: fedrho resume fedrho-run
-    """
+def resume(store: str | None, task: str | None, operator: str | None, token_file: Path | None, tls: Path | None) -> None:
+    """Goes on with a paused run."""
     with Where(store, operator, token_file, tls).server() as client:
         view = chosen(client.listing().runs, task)
         _moved(view, "resume", lambda: client.resume(view.run))
@@ -273,17 +245,9 @@ def resume(
 
 
 def cancel(
-    store: Store = None,
-    task: Task = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
-    operator: Operator = None,
-    token_file: TokenFile = None,
-    tls: Tls = None,
+    store: str | None, task: str | None, yes: bool, operator: str | None, token_file: Path | None, tls: Path | None
 ) -> None:
-    """End a run for good. What it released stays released, and what it spent stays spent.
-
-    Example: fedrho cancel fedrho-run --yes
-    """
+    """Ends a run for good."""
     where = Where(store, operator, token_file, tls)
     if not where.served():
         view = _cancel_stored(where.place(), task, yes)
@@ -354,22 +318,16 @@ def chosen(views: Sequence[RunView], task: str | None) -> RunView:
 
 
 def export(
-    out: Annotated[Path, typer.Option(metavar="FILE", help="NAME.keras, NAME.safetensors, NAME.npz or NAME.tflite.")],
-    store: Store = None,
-    task: Task = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
-    model: Annotated[
-        list[Path] | None,
-        typer.Option(metavar="FILE", help="The saved Keras model that the run trains. Repeatable.", show_default="none"),
-    ] = None,
-    operator: Operator = None,
-    token_file: TokenFile = None,
-    tls: Tls = None,
+    out: Path,
+    store: str | None,
+    task: str | None,
+    force: bool,
+    model: Sequence[Path] | None,
+    operator: str | None,
+    token_file: Path | None,
+    tls: Path | None,
 ) -> None:
-    """Write the latest released weights to a file, with the privacy statement inside; from a server, or from its store.
-
-    Example: fedrho export fedrho-run --out digits.keras
-    """
+    """Writes the latest released weights to a file, with the statement inside."""
     from fedrho.export import check_out, write_export
 
     check_out(out, force)

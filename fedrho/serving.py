@@ -10,7 +10,7 @@ import shutil
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -21,6 +21,7 @@ from fedrho import console, processes, recent
 from fedrho.console import BadInput, Stopped
 from fedrho.privacy.statement import round_up
 from fedrho.privacy.zcdp import Rho
+from fedrho.progress import StepProgress
 from fedrho.server.tasks import Task
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from fedrho.server.app import Shards
     from fedrho.server.coordinator import Coordinator
     from fedrho.server.listen import ServerTls
+    from fedrho.server.operations.observer import Observer
     from fedrho.server.operations.operator_port import OperatorPlace
     from fedrho.server.population import Population, Signer
 
@@ -58,6 +60,15 @@ class Format(Enum):
     json = "json"
 
 
+MetricsHost = Annotated[str, typer.Option(help="Address at which metrics are published.")]
+MetricsPort = Annotated[
+    int | None,
+    typer.Option(metavar="PORT", min=0, max=65535, help="Port for Prometheus; 0 takes a free one.", show_default="none"),
+]
+TracesUrl = Annotated[
+    str | None,
+    typer.Option("--traces", metavar="URL", help="Send traces there, by OTLP over HTTP: fedrho[traces].", show_default="none"),
+]
 LogFormat = Annotated[Format | None, typer.Option(help="Say in log lines what happens.", show_default="warnings alone, as text")]
 LogFile = Annotated[
     Path | None, typer.Option(metavar="FILE", help="Where log lines go, for its owner alone.", show_default="standard error")
@@ -76,7 +87,7 @@ def serve(
         bool, typer.Option("--standby", help="Wait while another server leads the store, and take over when it is gone.")
     ] = False,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port for devices; 0 takes a free one.")] = 7070,
+    port: Annotated[int, typer.Option(metavar="PORT", min=0, max=65535, help="Port for devices; 0 takes a free one.")] = 7070,
     tls: TlsFolder = None,
     require_device_certificate: DeviceCertificate = False,
     require_device_token: Annotated[
@@ -89,10 +100,12 @@ def serve(
     ] = None,
     rho_budget: Annotated[
         float | None,
-        typer.Option(min=0, help="zCDP budget of all runs of the store together.", show_default="the sum of the tasks' own"),
+        typer.Option(
+            metavar="RHO", min=0, help="zCDP budget of all runs of the store together.", show_default="the sum of the tasks' own"
+        ),
     ] = None,
     shards: Annotated[
-        int, typer.Option(min=0, max=256, help="Processes of their own that take uploads; 0 takes them in this one.")
+        int, typer.Option(metavar="N", min=0, max=256, help="Processes of their own that take uploads; 0 takes them in this one.")
     ] = 0,
     shard: Annotated[
         list[str] | None,
@@ -103,11 +116,23 @@ def serve(
     upload_memory: Memory = 512,
     max_connections: Connections = 2048,
     operator_host: Annotated[str, typer.Option(help="Address for operators; beyond this machine it needs --tls.")] = "127.0.0.1",
-    operator_port: Annotated[int, typer.Option(min=0, max=65535, help="Port for operators; 0 takes a free one.")] = 0,
-    metrics_host: Annotated[str, typer.Option(help="Address at which metrics are published.")] = "127.0.0.1",
-    metrics_port: Annotated[
-        int | None, typer.Option(min=0, max=65535, help="Port for Prometheus; 0 takes a free one.", show_default="none")
+    operator_port: Annotated[
+        int, typer.Option(metavar="PORT", min=0, max=65535, help="Port for operators; 0 takes a free one.")
+    ] = 0,
+    dashboard_port: Annotated[
+        int | None,
+        typer.Option(
+            metavar="PORT",
+            min=0,
+            max=65535,
+            help="Port of the dashboard, for browsers; 0 takes a free one.",
+            show_default="0 on this machine",
+        ),
     ] = None,
+    no_dashboard: Annotated[bool, typer.Option("--no-dashboard", help="Serve no dashboard.")] = False,
+    metrics_host: MetricsHost = "127.0.0.1",
+    metrics_port: MetricsPort = None,
+    traces: TracesUrl = None,
     log_format: LogFormat = None,
     log_file: LogFile = None,
 ) -> None:
@@ -133,7 +158,12 @@ def serve(
     signer, issuer = _signer(signing_key, tls, place), _issuer(tls, require_device_token)
     options = _child_options(host, tls, insecure, require_device_certificate, upload_memory // max(1, shards))
     options += ["--max-connections", str(max_connections), *(["--log-format", log_format.value] if log_format else [])]
-    with console.StepProgress(sum(task.file.steps for task in loaded)) as progress, _children(shards, options) as children:
+    options += ["--traces", traces] if traces else []
+    with (
+        _observer(traces) as observer,
+        StepProgress(sum(task.file.steps for task in loaded)) as progress,
+        _children(shards, options) as children,
+    ):
         serving = Serving(
             tasks=loaded,
             store=place,
@@ -147,20 +177,22 @@ def serve(
             upload_memory=upload_memory * MIB,
             shards=_shards(children, shard or (), tls),
             operator=_operator(place, tls, operator_host, operator_port),
+            dashboard=_dashboard(operator_host, dashboard_port, no_dashboard),
             metrics=None if metrics_port is None else (metrics_host, metrics_port),
             standby=standby,
             connections=max_connections,
+            observer=observer,
         )
         shown = Display(progress, place, tls)
         with trimmed():
-            population = asyncio.run(run_server(serving, Listener(shown.listening, shown.released)))
+            population = asyncio.run(run_server(serving, Listener(shown.listening, shown.released, shown.dashboard)))
     _finish(population)
 
 
 class Display:
     """What `serve` says as it goes."""
 
-    def __init__(self, progress: console.StepProgress, place: Path | str, tls: Path | None) -> None:
+    def __init__(self, progress: StepProgress, place: Path | str, tls: Path | None) -> None:
         self._progress = progress
         self._place = place
         self._with_tls = f" --tls {tls}" if tls else ""
@@ -172,6 +204,10 @@ class Display:
         self._progress.note(f"listening on {address}, process {os.getpid()}, state in {_shown(self._place)}")
         self._progress.note(f"connect devices with: fedrho join {address} --data {_data(population)}{self._with_tls}")
         self._show()
+
+    def dashboard(self, address: str) -> None:
+        """Told before `listening`."""
+        self._progress.note(f"dashboard: {address}, for whoever has the token in operator.json")
 
     def released(self, coordinator: Coordinator) -> None:
         self._show()
@@ -186,7 +222,7 @@ class Display:
 def shard(
     control: Annotated[str, typer.Argument(metavar="HOST:PORT", help="Where the coordinator is heard; also unix:PATH.")],
     host: Annotated[str, typer.Option(help="Address to listen on for devices.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port for devices; 0 takes a free one.")] = 0,
+    port: Annotated[int, typer.Option(metavar="PORT", min=0, max=65535, help="Port for devices; 0 takes a free one.")] = 0,
     announce: Annotated[
         str | None,
         typer.Option(metavar="HOST:PORT", help="Where devices reach this shard.", show_default="its port, on the server's host"),
@@ -196,6 +232,9 @@ def shard(
     insecure: Insecure = False,
     upload_memory: Memory = 512,
     max_connections: Connections = 2048,
+    metrics_host: MetricsHost = "127.0.0.1",
+    metrics_port: MetricsPort = None,
+    traces: TracesUrl = None,
     log_format: LogFormat = None,
     log_file: LogFile = None,
 ) -> None:
@@ -209,6 +248,7 @@ def shard(
     from fedrho.server.shard_process import ShardPlace, run_shard
 
     forbid_core_dumps()
+    _check_heard("HOST:PORT", control)
     _log(log_format, log_file)
     certificates = _server_tls(tls, require_device_certificate, insecure)
     control_tls = None
@@ -224,8 +264,19 @@ def shard(
     def listening(address: str) -> None:
         console.err.print(f"listening on {address} for devices, on {control} for the coordinator", highlight=False)
 
-    place = ShardPlace(host, port, control, announce, upload_memory * MIB, certificates, control_tls, max_connections)
-    with trimmed():
+    with _observer(traces) as observer, trimmed():
+        place = ShardPlace(
+            host=host,
+            port=port,
+            control=control,
+            announce=announce,
+            memory=upload_memory * MIB,
+            tls=certificates,
+            control_tls=control_tls,
+            connections=max_connections,
+            metrics=None if metrics_port is None else (metrics_host, metrics_port),
+            observer=observer,
+        )
         asyncio.run(run_shard(place, listening))
 
 
@@ -251,6 +302,22 @@ def _log(form: Format | None, path: Path | None) -> None:
         raise BadInput(f"--log-file {path}: cannot be written ({error.strerror})") from error
 
 
+def _observer(traces: str | None) -> AbstractContextManager[Observer]:
+    """Who is told beside the metrics; raises BadInput for traces that could not be sent."""
+    from fedrho.server.operations.observer import Observer
+
+    if traces is None:
+        return nullcontext(Observer())
+    try:
+        from fedrho.server.operations.traces import BadUrl, sent_to
+
+        return sent_to(traces)
+    except ImportError as error:
+        raise BadInput('--traces: needs OpenTelemetry; install it with `pip install "fedrho[traces]"`') from error
+    except BadUrl as error:
+        raise BadInput(f"--traces {traces}: {error}") from error
+
+
 def _operator(place: Path | str, tls: Path | None, host: str, port: int) -> OperatorPlace:
     """Where operators are let in; what opens the door lies in the store's folder, or in the working folder."""
     from fedrho.server.operations.operator_port import OPERATOR_FILE, OperatorPlace
@@ -261,6 +328,21 @@ def _operator(place: Path | str, tls: Path | None, host: str, port: int) -> Oper
     from fedrho.keys import operator_server_tls
 
     return OperatorPlace(file, host, port, operator_server_tls(tls))
+
+
+def _dashboard(operator_host: str, port: int | None, none: bool) -> int | None:
+    """On this machine unless it is not wanted; where others can reach it only if it was asked for."""
+    from fedrho.server.listen import ExposedAddress, check_exposure
+
+    if none:
+        if port is not None:
+            raise BadInput("--no-dashboard: contradicts --dashboard-port; leave one of them out")
+        return None
+    try:
+        check_exposure(operator_host, insecure=False)
+    except ExposedAddress:
+        return port
+    return port or 0
 
 
 def _data(population: Population) -> str:
@@ -345,11 +427,20 @@ def _shards(children: Sequence[str], elsewhere: Sequence[str], tls: Path | None)
 
     if children and elsewhere:
         raise BadInput("--shards: contradicts --shard; leave one of them out")
+    for address in elsewhere:
+        _check_heard("--shard", address)
     if not elsewhere or tls is None:
         return Shards((*children, *elsewhere))
     from fedrho.keys import SHARD_NAME, coordinator_tls
 
     return Shards(tuple(elsewhere), coordinator_tls(tls).credentials(), SHARD_NAME)
+
+
+def _check_heard(name: str, address: str) -> None:
+    """Where a coordinator and its shard hear each other: HOST:PORT, or unix:PATH."""
+    host, _, port = address.rpartition(":")
+    if not address.startswith("unix:") and not (host and port.isdecimal() and 0 < int(port) < 65536):
+        raise BadInput(f"{name} {address}: not HOST:PORT, for example 127.0.0.1:7171, nor unix:PATH")
 
 
 def _child_options(host: str, tls: Path | None, insecure: bool, certificate: bool, memory: int) -> list[str]:

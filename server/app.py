@@ -27,8 +27,11 @@ from fedrho.server.chain import check
 from fedrho.server.coordinator import Coordinator, Surroundings, open_run
 from fedrho.server.guard import device_handlers
 from fedrho.server.listen import ServerTls, bind, steady_clock, stop_on_signals
+from fedrho.server.operations.dashboard.port import DashboardPort
+from fedrho.server.operations.dashboard.sources import ServedRuns
 from fedrho.server.operations.logs import RunLog
 from fedrho.server.operations.metrics import Metrics, device_metrics, metrics_port, operator_metrics
+from fedrho.server.operations.observer import Observer, Observers
 from fedrho.server.operations.operator_port import OperatorPlace, OperatorServer
 from fedrho.server.operations.watching import RunWatch
 from fedrho.server.population import Population, Signer, check_planned, planned_rho
@@ -84,9 +87,13 @@ class Serving:
     upload_memory: int = DEFAULT_MEMORY
     shards: Shards = Shards()
     operator: OperatorPlace | None = None
+    dashboard: int | None = None
+    """The port of the dashboard, on the operators' host; 0 takes a free one, None has none."""
     metrics: tuple[str, int] | None = None
     standby: bool = False
     connections: int = DEFAULT_CONNECTIONS
+    observer: Observer = field(default_factory=Observer)
+    """Told beside the metrics."""
 
 
 Report = Callable[[Coordinator], None]
@@ -98,6 +105,7 @@ class Listener:
 
     listening: Callable[[str, Population], None]
     released: Report
+    dashboard: Callable[[str], None] = lambda address: None
 
 
 async def serve(serving: Serving, listener: Listener) -> Population:
@@ -116,7 +124,8 @@ async def serve(serving: Serving, listener: Listener) -> Population:
         opened.push_async_callback(server.stop, 1.0)
         if serving.metrics is not None:
             opened.enter_context(metrics_port(metrics, *serving.metrics))
-        operator = OperatorServer(serving.operator, [operator_metrics(metrics)]) if serving.operator else None
+        dashboard = opened.enter_context(_dashboard(serving))
+        operator = _operator(serving, metrics, dashboard)
         store = opened.enter_context(await _opened(serving, stop))
         check_planned(planned_rho(store.runs(), serving.tasks), serving.rho_budget or store.budget())
         if serving.rho_budget is not None:
@@ -126,14 +135,19 @@ async def serve(serving: Serving, listener: Listener) -> Population:
         clock = steady_clock()
         population = _open(serving, Surroundings(SystemNoise(), store, _new_id, links), clock())
         opened.callback(population.close)
-        service = DeviceService(population, clock, listener.released, metrics)
-        uploads = UploadService(shard, clock, metrics).methods() if shard else {}
+        observer = Observers([metrics, serving.observer])
+        service = DeviceService(population, clock, listener.released, observer)
+        uploads = UploadService(shard, clock, observer).methods() if shard else {}
         server.add_generic_rpc_handlers((device_handlers(service.methods(), uploads),))
         watch = RunWatch(population.views, [metrics.observe, RunLog(metrics.refusals).observe])
         async with _watched(watch):
             if operator is not None:
                 link_of = partial(_link_of, serving.store)
                 await opened.enter_async_context(operator.serving(population, watch, stop, link_of))
+            if operator is not None and dashboard is not None:
+                source = ServedRuns(population, metrics, serving.store)
+                await opened.enter_async_context(dashboard.serving(source, operator.token))
+                listener.dashboard(dashboard.address)
             await server.start()
             listener.listening(address, population)
             async with _leading(store, stop):
@@ -246,9 +260,29 @@ async def _until_there(links: Sequence[RemoteShard], stop: asyncio.Event) -> Non
         raise ShardsMissing(f"none of {len(links)} shards answered within {SHARDS_SECONDS:g} s; is `fedrho shard` running there?")
 
 
+@contextmanager
+def _dashboard(serving: Serving) -> Iterator[DashboardPort | None]:
+    """Its port, bound; where operators are let in at all."""
+    if serving.operator is None or serving.dashboard is None:
+        yield None
+        return
+    port = DashboardPort(serving.operator.host, serving.dashboard, serving.operator.tls)
+    try:
+        yield port
+    finally:
+        port.close()
+
+
+def _operator(serving: Serving, metrics: Metrics, dashboard: DashboardPort | None) -> OperatorServer | None:
+    if serving.operator is None:
+        return None
+    told = [operator_metrics(metrics, serving.observer)]
+    return OperatorServer(serving.operator, told, dashboard.address if dashboard else None)
+
+
 def _device_server(serving: Serving, metrics: Metrics) -> grpc.aio.Server:
     lease = max(task.file.round.lease_seconds for task in serving.tasks)
-    return device_server(lease, device_metrics(metrics), port=DevicePort(connections=serving.connections))
+    return device_server(lease, device_metrics(metrics, serving.observer), port=DevicePort(connections=serving.connections))
 
 
 @contextmanager

@@ -33,7 +33,7 @@ from fedrho.protos.messages import (
 from fedrho.server.intake import AttemptId, Order
 from fedrho.server.ledger import Charge, statement
 from fedrho.server.pace import DropOut, Pace
-from fedrho.server.release import Attempt, Commit, Progress, Store, release, restore
+from fedrho.server.release import Attempt, Commit, Legs, Progress, Store, release, restore, unobserved
 from fedrho.server.rounds import GONE, Phase, Round
 from fedrho.server.shard import ShardLink
 from fedrho.server.shares import Shares
@@ -201,8 +201,8 @@ class Coordinator:
         tags = self.round.tags_of(self.shares.counted) if self._remembers else ()
         return Attempt(self.round.attempt, self.shares.take(), tags, self.round.opened_at)
 
-    def through_gate(self, attempt: Attempt, now: float) -> Progress:
-        return release(self.task, self.run, self.progress, attempt, self._around.noise, self._around.store, now)
+    def through_gate(self, attempt: Attempt, now: float, legs: Legs = unobserved) -> Progress:
+        return release(self.task, self.run, self.progress, attempt, self._around.noise, self._around.store, now, legs)
 
     def install(self, progress: Progress, now: float) -> None:
         """Goes on from a committed release to the next step."""

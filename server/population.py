@@ -42,6 +42,8 @@ SPEC_SECONDS = 600.0
 ACCEPTED_SPECS = 8
 """Specs, the newest among them, that a proof of a device may refer to."""
 
+FILL_GROUP = 5
+"""Reports of an open round that are shown together."""
 
 ENDED = (RunState.CANCELLED, RunState.FINISHED)
 
@@ -56,7 +58,7 @@ class Signer(Protocol):
 
 @dataclass(frozen=True)
 class RunView:
-    """What an operator may see of a run: nothing but what was released, and counts of reports in tenths of the goal."""
+    """What an operator may see of a run: nothing but what was released, and how full a round is, coarsely."""
 
     run: bytes
     name: str
@@ -210,6 +212,15 @@ class Population:
         ours = {one.coordinator.task.file.name: one.coordinator.statement() for one in self.members.values()}
         return combined({**ours, **{record.file.name: _statement_of(record) for record in self._others}})
 
+    @property
+    def rho_budget(self) -> float:
+        """What all runs of the store may spend together."""
+        return self._budget
+
+    def others(self) -> tuple[tuple[RunRecord, Rho], ...]:
+        """The runs of the store that are not served here, each with the most that it may come to cost."""
+        return tuple((record, _most(record)) for record in self._others)
+
     # -- helpers ---------------------------------------------------------------------------------------------------------
 
     def _offer(self, member: Member, request_id: bytes, tag: bytes, now: float) -> Assignment | TryLater:
@@ -306,6 +317,13 @@ def _task_spec(member: Member) -> TaskSpec:
     return replace(spec, ended=spec.ended or member.ended, began=member.began)
 
 
+def shown_fill(counted: int, goal: int) -> float:
+    """Reports per goal, down to whole groups and to tenths: a tenth of a small goal alone would be a single device."""
+    if counted >= goal:
+        return 1.0
+    return math.floor(10 * (counted - counted % FILL_GROUP) / goal) / 10
+
+
 def _view(member: Member) -> RunView:
     coordinator, file = member.coordinator, member.coordinator.task.file
     round_ = coordinator.round
@@ -320,7 +338,7 @@ def _view(member: Member) -> RunView:
         attempt=round_.attempt,
         goal=round_.goal,
         seats=round_.seats,
-        filled=math.floor(10 * round_.counted() / round_.goal) / 10,
+        filled=shown_fill(round_.counted(), round_.goal),
         drop_out=coordinator.drop_out.rate,
         statement=coordinator.statement(),
         rho_budget=coordinator.task.budget,

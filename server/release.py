@@ -6,6 +6,8 @@ that the stored result is served again. Nothing here is recomputed, and nothing 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Protocol
@@ -153,30 +155,57 @@ class Attempt:
     opened_at: float
 
 
+class Leg(Enum):
+    """A release in the order of its going: the sum is taken, and then through the gate."""
+
+    SUM = "sum"
+    CHARGE = "charge"
+    NOISE = "noise"
+    STEP = "step"
+    COMMIT = "commit"
+
+
+Legs = Callable[[Leg], AbstractContextManager[object]]
+"""Is entered for as long as each leg takes, by whoever wants to know how long; the gate itself has no clock."""
+
+
+def unobserved(leg: Leg) -> AbstractContextManager[object]:
+    return nullcontext()
+
+
 def release(
-    task: Task, run: bytes, before: Progress, attempt: Attempt, source: NoiseSource, store: Store, now: float
+    task: Task,
+    run: bytes,
+    before: Progress,
+    attempt: Attempt,
+    source: NoiseSource,
+    store: Store,
+    now: float,
+    legs: Legs = unobserved,
 ) -> Progress:
     """The next step of `run`. Raises BudgetExhausted or StoreConflict, and then nothing was released."""
-    spent = charge(task, before.step + 1)
+    with legs(Leg.CHARGE):
+        spent = charge(task, before.step + 1)
     last = spent.step == task.file.steps
-    released, mechanism = task.mechanism.release(attempt.total, before.mechanism, source)
-    weights, velocity = task.optimizer.apply(released, task.file.round.goal, before.weights, before.velocity)
-    store.commit(
-        run,
-        Commit(
-            charge=spent,
-            attempt=attempt.number,
-            weights=weights,
-            velocity=velocity,
-            drawn=mechanism.drawn,
-            live=frozenset() if last else frozenset(node.name for node in mechanism.live),
-            tags=attempt.tags,
-            opened_at=attempt.opened_at,
-            committed_at=now,
-            kept=() if last else mechanism.kept,
-            last=last,
-        ),
+    with legs(Leg.NOISE):
+        released, mechanism = task.mechanism.release(attempt.total, before.mechanism, source)
+    with legs(Leg.STEP):
+        weights, velocity = task.optimizer.apply(released, task.file.round.goal, before.weights, before.velocity)
+    commit = Commit(
+        charge=spent,
+        attempt=attempt.number,
+        weights=weights,
+        velocity=velocity,
+        drawn=mechanism.drawn,
+        live=frozenset() if last else frozenset(node.name for node in mechanism.live),
+        tags=attempt.tags,
+        opened_at=attempt.opened_at,
+        committed_at=now,
+        kept=() if last else mechanism.kept,
+        last=last,
     )
+    with legs(Leg.COMMIT):
+        store.commit(run, commit)
     return Progress(spent, weights, velocity, mechanism)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
+from functools import partial
 from typing import Any, Final
 
 import grpc
@@ -13,10 +14,10 @@ from fedrho.protos import codec
 from fedrho.protos.messages import CHUNK_BYTES, ArtifactChunk, ArtifactRequest, CheckIn, PopulationRequest
 from fedrho.server.coordinator import Coordinator
 from fedrho.server.guard import guarded
-from fedrho.server.operations.observer import Observer
+from fedrho.server.operations.observer import Observer, Place
 from fedrho.server.population import Population
 from fedrho.server.ports import DevicePort
-from fedrho.server.release import Attempt
+from fedrho.server.release import Attempt, Leg
 
 TICK_SECONDS: Final = 0.02
 OPTIONS: Final = DevicePort().options()
@@ -54,12 +55,20 @@ class DeviceService:
         """
         while not self._population.finished and not stop.is_set():
             self._population.tick(self._clock())
+            self._tell_places()
             for coordinator in self._population.due():
-                attempt = coordinator.take_full_round()  # at once: until then an operator may cancel the run
+                with self._observer.leg(coordinator.task.file.name, Leg.SUM):
+                    attempt = coordinator.take_full_round()  # at once: until then an operator may cancel the run
                 self._releasing.add(asyncio.create_task(self._release(coordinator, attempt)))
             await self._settle(wait=False)
             await asyncio.sleep(TICK_SECONDS)
         await self._settle(wait=True)
+        self._tell_places()
+
+    def _tell_places(self) -> None:
+        for member in self._population.members.values():
+            name, round_ = member.coordinator.task.file.name, member.coordinator.round
+            self._observer.stands(Place(name, round_.step, round_.attempt, round_.phase, member.ended))
 
     async def _settle(self, wait: bool) -> None:
         if self._releasing and wait:
@@ -70,10 +79,12 @@ class DeviceService:
 
     async def _release(self, coordinator: Coordinator, attempt: Attempt) -> None:
         began = time.perf_counter()
-        progress = await asyncio.to_thread(coordinator.through_gate, attempt, self._clock())
+        name = coordinator.task.file.name
+        legs = partial(self._observer.leg, name)
+        progress = await asyncio.to_thread(coordinator.through_gate, attempt, self._clock(), legs)
         coordinator.install(progress, self._clock())
         self._population.released(coordinator, self._clock())
-        self._observer.released(time.perf_counter() - began)
+        self._observer.released(name, time.perf_counter() - began)
         self._on_release(coordinator)
 
     async def _get_population(self, request: bytes, context: Any) -> bytes:

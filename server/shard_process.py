@@ -6,8 +6,8 @@ import asyncio
 import os
 import socket
 from collections.abc import Callable
-from contextlib import suppress
-from dataclasses import dataclass
+from contextlib import nullcontext, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -16,6 +16,8 @@ import grpc
 from fedrho.server.allocator import keep_freed_memory
 from fedrho.server.guard import device_handlers
 from fedrho.server.listen import PortBusy, ServerTls, bind, bind_target, steady_clock, stop_on_signals
+from fedrho.server.operations.metrics import Metrics, device_metrics, metrics_port
+from fedrho.server.operations.observer import Observer, Observers
 from fedrho.server.ports import DEFAULT_CONNECTIONS, DevicePort, device_server
 from fedrho.server.shard import DEFAULT_MEMORY, Shard
 from fedrho.server.shard_wire import OPTIONS, ShardService
@@ -29,7 +31,8 @@ UPLOAD_SECONDS: Final = 3600.0
 class ShardPlace:
     """Where a shard listens: for devices at `host` and `port`, for its coordinator at `control`, HOST:PORT or unix:PATH.
 
-    `announce` is where devices reach it; without, it is the port on the host at which they checked in. `memory` is in bytes.
+    `announce` is where devices reach it; without, it is the port on the host at which they checked in. `memory` is in bytes;
+    `metrics` is where they are published, `observer` is told beside them.
     """
 
     host: str
@@ -40,25 +43,31 @@ class ShardPlace:
     tls: ServerTls | None = None
     control_tls: ServerTls | None = None
     connections: int = DEFAULT_CONNECTIONS
+    metrics: tuple[str, int] | None = None
+    observer: Observer = field(default_factory=Observer)
 
 
 async def run_shard(place: ShardPlace, listening: Callable[[str], None]) -> None:
     """Until SIGINT or SIGTERM; raises PortBusy. What it holds goes with it."""
     keep_freed_memory()
-    stop, shard = stop_on_signals(), Shard(place.memory)
-    devices = device_server(UPLOAD_SECONDS, port=DevicePort(connections=place.connections))
+    stop, shard, metrics = stop_on_signals(), Shard(place.memory), Metrics()
+    outer = device_metrics(metrics, place.observer)
+    devices = device_server(UPLOAD_SECONDS, outer, port=DevicePort(connections=place.connections))
     control = grpc.aio.server(options=[("grpc.so_reuseport", 0), *OPTIONS])
     address = bind(devices, place.host, place.port, place.tls)
     socket_there = _bind_control(control, place)
     clock = steady_clock()
     service = ShardService(shard, place.announce or f":{address.rpartition(':')[2]}", clock)
-    devices.add_generic_rpc_handlers((device_handlers(UploadService(shard, clock).methods()),))
+    uploads = UploadService(shard, clock, Observers([metrics, place.observer]))
+    devices.add_generic_rpc_handlers((device_handlers(uploads.methods()),))
     control.add_generic_rpc_handlers((service.handlers(),))
+    published = metrics_port(metrics, *place.metrics) if place.metrics else nullcontext()
     try:
         await devices.start()
         await control.start()
-        listening(address)
-        await service.watch(stop)
+        with published:
+            listening(address)
+            await service.watch(stop)
     finally:
         shard.drop_all()
         await asyncio.gather(devices.stop(grace=1.0), control.stop(grace=1.0))

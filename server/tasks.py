@@ -423,8 +423,17 @@ def load_task(path: Path) -> Task:
     except FileNotFoundError as error:
         raise TaskFileError(f"{path}: no such file; examples/digits.toml is one to start from") from error
     except (OSError, UnicodeDecodeError) as error:
-        raise TaskFileError(f"{path}: cannot be read as text ({error})") from error
+        raise TaskFileError(f"{path}: cannot be read as text ({why_unreadable(error)})") from error
     return parse_task(text, str(path), path.parent)
+
+
+def why_unreadable(error: Exception) -> str:
+    """In words, for the end of a line about a file."""
+    if isinstance(error, UnicodeDecodeError):
+        return "it is not in UTF-8"
+    if isinstance(error, IsADirectoryError):
+        return "it is a folder; name a file"
+    return getattr(error, "strerror", None) or str(error)
 
 
 def explain(error: ValidationError, file: type[Section] = TaskFile, what: str = "task") -> str:

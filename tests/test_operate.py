@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,6 @@ import numpy as np
 import pytest
 from safetensors import safe_open
 
-from fedrho import cli, console
 from fedrho.key_making import make_keys
 from fedrho.keys import operator_server_tls
 from fedrho.server.listen import ServerTls
@@ -28,9 +27,8 @@ from fedrho.server.operations.operator_port import OPERATOR_FILE
 from fedrho.server.release import RunState
 from fedrho.server.storage.store import open_store
 from fedrho.server.tasks import Task
+from tests.commanding import Run, refused, runner
 from tests.server.operating import Site, site, small_task, until, visit
-
-Run = Callable[..., tuple[int, str, str]]
 
 
 class Running:
@@ -89,25 +87,7 @@ def fedrho(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], t
     monkeypatch.chdir(tmp_path / "work")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
 
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["fedrho", *map(str, arguments)])
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        console.err.file.close()
-        out, err = capfd.readouterr()
-        return int(ended.value.code or 0), out, err
-
-    return run
-
-
-def refused(result: tuple[int, str, str], *expected: str) -> None:
-    code, out, err = result
-    assert (code, out) == (2, ""), result
-    (line,) = err.strip().splitlines()
-    assert line.startswith("fedrho: ")
-    for text in expected:
-        assert text in line
+    return runner(monkeypatch, capfd)
 
 
 def done(result: tuple[int, str, str], *expected: str) -> str:

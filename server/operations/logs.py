@@ -81,7 +81,7 @@ def logging_to(form: LogFormat, path: Path | None = None, level: int = logging.I
             cache_logger_on_first_use=False,
         )
         held.callback(structlog.reset_defaults)
-        for name in ("grpc", "asyncio"):
+        for name in ("grpc", "asyncio", "opentelemetry"):
             held.enter_context(_kinds_only(logging.getLogger(name)))
         yield
 
@@ -145,7 +145,7 @@ def _appended(path: Path) -> Iterator[TextIO]:
 
 
 class _Kinds(logging.Handler):
-    """Of what gRPC and asyncio say, keeps who says it and the type of the error: their texts quote what came in.
+    """Of what gRPC, asyncio and OpenTelemetry say, keeps who says it and the type of the error: their texts quote what came in.
 
     The first of a kind is told at once, those that follow once in COMPLAINT_SECONDS and at the end, with their count.
     """

@@ -22,11 +22,11 @@ from google.protobuf import descriptor_pool
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, make_wsgi_app
 
 from fedrho.protos import codec
-from fedrho.protos.messages import Assignment, Receipt, TryLater
+from fedrho.protos.messages import Assignment, LaterReason, Receipt, Refusal, SessionStatus, TryLater
 from fedrho.server import interceptors
 from fedrho.server.listen import PortBusy
 from fedrho.server.operations import operator, operator_wire
-from fedrho.server.operations.observer import Observer
+from fedrho.server.operations.observer import Observer, Observers
 from fedrho.server.population import RunView
 from fedrho.server.release import RunState
 
@@ -42,6 +42,8 @@ REFUSALS: Final = {
 }
 """Calls that end before anything they carry was understood, by the fixed text that they end with."""
 UNKNOWN_METHOD: Final = "UNKNOWN_METHOD"
+ANSWERS: Final = ("ASSIGNED", *(reason.name for reason in LaterReason))
+OUTCOMES: Final = (SessionStatus.COUNTED.name, *(refusal.name for refusal in Refusal))
 
 
 class Metrics(Observer):
@@ -59,6 +61,18 @@ class Metrics(Observer):
         self._release_seconds = Histogram("fedrho_release_seconds", "Of a release", buckets=SECONDS, registry=registry)
         self._of_runs = {name: Gauge(f"fedrho_{name}", text, ["task"], registry=registry) for name, text, _ in OF_RUNS}
         self._states = Gauge("fedrho_run_state", "1 for the state that a run is in", ["task", "state"], registry=registry)
+        self._begin_at_zero()
+
+    def _begin_at_zero(self) -> None:
+        """Every series whose labels are known beforehand: what appears with a 1 would never be seen to have risen."""
+        known = (
+            (self._check_ins, ANSWERS),
+            (self._uploads, OUTCOMES),
+            (self._calls_refused, (*REFUSALS.values(), UNKNOWN_METHOD)),
+        )
+        for counter, values in known:
+            for value in values:
+                counter.labels(value)
 
     def checked_in(self, answer: Assignment | TryLater) -> None:
         self._check_ins.labels(answer.reason.name if isinstance(answer, TryLater) else "ASSIGNED").inc()
@@ -69,7 +83,7 @@ class Metrics(Observer):
         if receipt.refusal:
             self._refused[outcome] += 1
 
-    def released(self, seconds: float) -> None:
+    def released(self, task: str, seconds: float) -> None:
         self._release_seconds.observe(seconds)
 
     def called(self, method: str, code: str, seconds: float) -> None:
@@ -94,9 +108,19 @@ class Metrics(Observer):
             for state in RunState:
                 self._states.labels(view.name, state.value).set(view.state is state)
 
+    def tallies(self) -> tuple[Mapping[str, int], Mapping[str, int], Mapping[str, int]]:
+        """Check-ins by answer, uploads by outcome, and calls that were refused before parsing, by reason."""
+        return _tally(self._check_ins), _tally(self._uploads), _tally(self._calls_refused)
+
     def refusals(self) -> Mapping[str, int]:
         """All that was refused so far, by reason: uploads, and calls before parsing."""
         return dict(self._refused)
+
+
+def _tally(counter: Counter) -> Mapping[str, int]:
+    """Of a counter with one label."""
+    samples = (sample for metric in counter.collect() for sample in metric.samples if sample.name.endswith("_total"))
+    return {next(iter(sample.labels.values())): int(sample.value) for sample in samples}
 
 
 OF_RUNS: Final[tuple[tuple[str, str, Callable[[RunView], float]], ...]] = (
@@ -116,9 +140,10 @@ OF_RUNS: Final[tuple[tuple[str, str, Callable[[RunView], float]], ...]] = (
 class MetricsInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc is not typed
     """Put it first, so that it sees what the others refuse."""
 
-    def __init__(self, metrics: Metrics, methods: Iterable[str]) -> None:
-        """`methods` are full names; every other path counts as OTHER, because callers choose paths."""
+    def __init__(self, metrics: Metrics, methods: Iterable[str], beside: Observer | None = None) -> None:
+        """`methods` are full names; every other path counts as OTHER, because callers choose paths. `beside` is told too."""
         self._metrics = metrics
+        self._told = Observers([metrics] if beside is None else [metrics, beside])
         self._names = {method: method.rpartition("/")[2] for method in methods}
         self._made: dict[str, tuple[Any, Any]] = {}
 
@@ -126,7 +151,7 @@ class MetricsInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # g
         name = self._names.get(details.method, OTHER)
         handler = await continuation(details)
         if handler is None:
-            self._metrics.called(OTHER, grpc.StatusCode.UNIMPLEMENTED.name, 0.0)
+            self._told.called(OTHER, grpc.StatusCode.UNIMPLEMENTED.name, 0.0)
             self._metrics.refused(UNKNOWN_METHOD)
             return None
         made = self._made.get(name)
@@ -153,7 +178,7 @@ class MetricsInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # g
         return behave
 
     def _ended(self, name: str, code: Any, context: Any, seconds: float) -> None:
-        self._metrics.called(name, getattr(code, "name", OTHER), seconds)
+        self._told.called(name, getattr(code, "name", OTHER), seconds)
         reason = REFUSALS.get(context.details())
         if reason is not None:
             self._metrics.refused(reason)
@@ -184,17 +209,22 @@ def methods_of(*services: str) -> list[str]:
     return [f"/{service.full_name}/{method.name}" for service in found for method in service.methods]
 
 
-def device_metrics(metrics: Metrics) -> MetricsInterceptor:
+def device_metrics(metrics: Metrics, beside: Observer | None = None) -> MetricsInterceptor:
     """For the device port."""
-    return MetricsInterceptor(metrics, methods_of(codec.SERVICE))
+    return MetricsInterceptor(metrics, methods_of(codec.SERVICE), beside)
 
 
-def operator_metrics(metrics: Metrics) -> MetricsInterceptor:
+def operator_metrics(metrics: Metrics, beside: Observer | None = None) -> MetricsInterceptor:
     """For the operator port."""
-    return MetricsInterceptor(metrics, methods_of(operator_wire.SERVICE))
+    return MetricsInterceptor(metrics, methods_of(operator_wire.SERVICE), beside)
 
 
 # -- the endpoint ----------------------------------------------------------------------------------------------------------------
+
+SCRAPERS: Final = 32
+"""Connections at a time."""
+SCRAPE_SECONDS: Final = 20.0
+"""For one of them, at most."""
 
 
 class _Handler(WSGIRequestHandler):
@@ -206,7 +236,13 @@ class _Handler(WSGIRequestHandler):
 
 
 class _Server(socketserver.ThreadingMixIn, WSGIServer):
+    """Takes few callers at a time, so that nobody takes the server's files and threads with connections to it."""
+
     daemon_threads = True
+
+    def __init__(self, *arguments: Any) -> None:
+        self._places = threading.Semaphore(SCRAPERS)
+        super().__init__(*arguments)
 
     def server_bind(self) -> None:
         """As its base, without asking a name server who we are."""
@@ -214,8 +250,30 @@ class _Server(socketserver.ThreadingMixIn, WSGIServer):
         self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
         self.setup_environ()
 
+    def process_request(self, request: Any, client_address: Any) -> None:
+        if self._places.acquire(blocking=False):
+            super().process_request(request, client_address)
+        else:
+            self.shutdown_request(request)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        late = threading.Timer(SCRAPE_SECONDS, _cut, [request])
+        late.daemon = True
+        late.start()
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            late.cancel()
+            self._places.release()
+
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A scraper that goes away is no news, and its address is not written down."""
+
+
+def _cut(connection: socket.socket) -> None:
+    """Whoever asks, or takes the answer, byte by byte."""
+    with suppress(OSError):
+        connection.shutdown(socket.SHUT_RDWR)
 
 
 class _Server6(_Server):

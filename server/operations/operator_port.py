@@ -1,7 +1,7 @@
 """The operator port: its address and token in a file, health, reflection, and the operator service.
 
-`operator.json`, in the store's folder, holds the address, and a token that every start draws anew: an old file, left by a process
-that was killed, opens nothing.
+`operator.json`, in the store's folder, holds the address, that of the dashboard, and a token that every start draws anew: an old
+file, left by a process that was killed, opens nothing.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import json
 import os
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -43,6 +43,8 @@ class OperatorAccess:
     address: str
     token: str = field(repr=False)
     tls: bool = False
+    dashboard: str | None = None
+    """Where a browser is let in with the same token; None where it is not."""
 
 
 @dataclass(frozen=True)
@@ -58,13 +60,15 @@ class OperatorPlace:
 class OperatorServer:
     """Bound when it is made, so that a busy port is known before anything else happens."""
 
-    def __init__(self, place: OperatorPlace, interceptors: Sequence[grpc.aio.ServerInterceptor] = ()) -> None:
-        """Needs a running event loop. `interceptors` come first. Raises PortBusy, or ExposedAddress."""
+    def __init__(
+        self, place: OperatorPlace, interceptors: Sequence[grpc.aio.ServerInterceptor] = (), dashboard: str | None = None
+    ) -> None:
+        """Needs a running event loop. `interceptors` come first; `dashboard` is announced. Raises PortBusy, or ExposedAddress."""
         if place.tls is None:
             _check_loopback(place.host)
-        self._token = os.urandom(TOKEN_BYTES).hex()
-        self._place = place
-        self._server = OperatorPort().server([*interceptors, TokenInterceptor(self._token), _caps()])
+        self.token = os.urandom(TOKEN_BYTES).hex()
+        self._place, self._dashboard = place, dashboard
+        self._server = OperatorPort().server([*interceptors, TokenInterceptor(self.token), _caps()])
         self.address = bind(self._server, place.host, place.port, place.tls)
 
     @asynccontextmanager
@@ -77,7 +81,8 @@ class OperatorServer:
         await self._server.start()
         unhealthy = asyncio.create_task(_until(stop, health_service))
         try:
-            _announce(self._place.file, OperatorAccess(self.address, self._token, self._place.tls is not None))
+            access = OperatorAccess(self.address, self.token, self._place.tls is not None, self._dashboard)
+            _announce(self._place.file, access)
             log.info("listening", port="operator", listening=self.address)
             yield
         finally:
@@ -124,13 +129,16 @@ def _announce(file: Path, access: OperatorAccess) -> None:
     path = file.with_name(f".{file.name}.{os.urandom(4).hex()}")
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "w", encoding="utf-8") as opened:
-        json.dump({"address": access.address, "token": access.token, "tls": access.tls, "pid": os.getpid()}, opened)
+        json.dump({**asdict(access), "pid": os.getpid()}, opened)
     path.replace(file)
 
 
 def read_access(file: Path) -> OperatorAccess | None:
     """What a server has announced in its `operator.json`; None where there is none, or nothing that can be read."""
-    with suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
+    with suppress(OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         known = json.loads(file.read_text(encoding="utf-8"))
-        return OperatorAccess(str(known["address"]), str(known["token"]), bool(known["tls"]))
+        dashboard = known.get("dashboard")
+        return OperatorAccess(
+            str(known["address"]), str(known["token"]), bool(known["tls"]), None if dashboard is None else str(dashboard)
+        )
     return None

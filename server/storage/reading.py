@@ -96,6 +96,16 @@ def read_histories(where: str | Path) -> tuple[History, ...]:
         return tuple(_history(connection, database.shown, row, notes) for row in found)
 
 
+def read_budget(where: str | Path) -> float | None:
+    """What all runs of a store may spend together, where somebody has set it."""
+    with _opened(where) as database:
+        if database is None:
+            return None
+        with database.reading() as connection:
+            found: float | None = connection.execute(sa.select(population.c.budget)).scalar()
+            return found
+
+
 def read_blob(where: str | Path, digest: bytes) -> bytes:
     """The bytes named `digest`; raises StoreConflict when they are missing or others."""
     if not databases.is_url(where):

@@ -94,5 +94,6 @@ def as_conflict(shown: str) -> Iterator[None]:
     try:
         yield
     except (OSError, sa.exc.DBAPIError, sa.exc.TimeoutError) as error:
-        reason = str(getattr(error, "orig", None) or error).strip().splitlines() or [type(error).__name__]
+        said = error.strerror if isinstance(error, OSError) else getattr(error, "orig", None)
+        reason = str(said or error).strip().splitlines() or [type(error).__name__]
         raise StoreConflict(f"{shown}: not a usable store ({reason[0]})") from error

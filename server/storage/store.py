@@ -23,7 +23,16 @@ from fedrho.server.storage.blobs import FolderObjects, Objects
 from fedrho.server.storage.databases import DATABASE, Database
 from fedrho.server.storage.leader import LEASE_SECONDS, LOCK, FileLock, Lease, StoreBusy, refuse_network
 from fedrho.server.storage.memory_store import MemoryStore
-from fedrho.server.storage.reading import RunStatus, latest_status, locate, read_blob, read_histories, read_history, read_status
+from fedrho.server.storage.reading import (
+    RunStatus,
+    latest_status,
+    locate,
+    read_blob,
+    read_budget,
+    read_histories,
+    read_history,
+    read_status,
+)
 from fedrho.server.storage.schema import HEAD, as_conflict, population
 from fedrho.server.storage.sql_store import BACKUP, SqlStore
 
@@ -36,6 +45,7 @@ __all__ = [
     "locate",
     "open_store",
     "read_blob",
+    "read_budget",
     "read_histories",
     "read_history",
     "read_status",

@@ -26,6 +26,7 @@ from fedrho.server.coordinator import Surroundings, open_run
 from fedrho.server.guard import device_handlers
 from fedrho.server.listen import ServerTls
 from fedrho.server.operations.metrics import Metrics, device_metrics, operator_metrics
+from fedrho.server.operations.observer import Observer, Observers
 from fedrho.server.operations.operator_port import OPERATOR_FILE, OperatorAccess, OperatorPlace, OperatorServer, read_access
 from fedrho.server.operations.watching import RunWatch, Views
 from fedrho.server.population import Population
@@ -43,7 +44,7 @@ name = "{name}"
 algorithm = "dp-fedavg"
 model = "digits-logistic"
 steps = {steps}
-population = 12
+population = {population}
 [round]
 goal = {goal}
 overselect = 2.0
@@ -62,8 +63,11 @@ server_window = {window}
 """
 
 
-def small_task(name: str = "small", steps: int = 3, goal: int = 2, deadline: float = 60.0, window: bool = False) -> Task:
-    text = TASK.format(name=name, steps=steps, goal=goal, deadline=deadline, window=str(window).lower())
+def small_task(
+    name: str = "small", steps: int = 3, goal: int = 2, deadline: float = 60.0, window: bool = False, population: int = 12
+) -> Task:
+    values = {"name": name, "steps": steps, "goal": goal, "deadline": deadline, "population": population}
+    text = TASK.format(window=str(window).lower(), **values)
     return parse_task(text, f"{name}.toml")
 
 
@@ -95,16 +99,18 @@ async def site(
     metrics: Metrics | None = None,
     store: Store | None = None,
     tls: ServerTls | None = None,
+    beside: Observer | None = None,
 ) -> AsyncIterator[Site]:
-    """Rounds go on until the end of the block; `operator.json` lies in `folder`."""
+    """Rounds go on until the end of the block; `operator.json` lies in `folder`; `beside` is told what the metrics are."""
     metrics, shard, stop = metrics or Metrics(), Shard(), asyncio.Event()
     population = open_population(*tasks, shard=shard, store=store, now=time.monotonic())
-    service = DeviceService(population, time.monotonic, lambda _: None, metrics)
-    uploads = UploadService(shard, time.monotonic, metrics)
-    devices = device_server(60.0, device_metrics(metrics))
+    observer = Observers([metrics, beside or Observer()])
+    service = DeviceService(population, time.monotonic, lambda _: None, observer)
+    uploads = UploadService(shard, time.monotonic, observer)
+    devices = device_server(60.0, device_metrics(metrics, beside))
     devices.add_generic_rpc_handlers((device_handlers(service.methods(), uploads.methods()),))
     port = devices.add_insecure_port("127.0.0.1:0")
-    operator = OperatorServer(OperatorPlace(folder / OPERATOR_FILE, tls=tls), [operator_metrics(metrics)])
+    operator = OperatorServer(OperatorPlace(folder / OPERATOR_FILE, tls=tls), [operator_metrics(metrics, beside)])
     watch = RunWatch(population.views, [metrics.observe, *([tell] if tell else [])])
     async with operator.serving(population, watch, stop, lambda run, step: bytes([step]) * 32):
         await devices.start()

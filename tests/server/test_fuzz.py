@@ -83,6 +83,7 @@ DECODERS: dict[str, Callable[[bytes], Any]] = {
 }
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=400)
 @given(name=st.sampled_from(sorted(DECODERS)), data=protobuf)
 def test_random_protobuf_is_a_message_or_malformed(name: str, data: bytes) -> None:

@@ -39,6 +39,7 @@ def test_sigkill_at_any_moment_never_gives_two_results_for_a_step(place: list[st
     assert steps > 50  # on a busy machine too: enough of them were in the middle of a commit, or between two
 
 
+@pytest.mark.slow
 def test_blobs_are_durable_before_the_commit_and_the_commit_before_the_note(place: list[str]) -> None:
     done = [line.split(maxsplit=1) for line in kill_loop("record", *place).splitlines()]
     wrote = max(number for number, (_, what) in enumerate(done) if what == "INSERT")

@@ -122,6 +122,7 @@ def test_independent_noise_has_no_strategy() -> None:
             parse_task(text.replace("[privacy]", f"[privacy]\n{line}"), "small.toml")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options", ["--mechanism tree", "--mechanism tree --restarts 40,60", "--mechanism blt", "--mechanism banded"]
 )

@@ -6,9 +6,10 @@ import asyncio
 import re
 import socket
 import sqlite3
+import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import closing, suppress
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 
 import grpc
@@ -17,9 +18,11 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from fedrho.protos.messages import LaterReason, Receipt, Refusal, RetryWindow, SessionStatus, TryLater
 from fedrho.server.listen import PortBusy
+from fedrho.server.operations import metrics as metrics_module
 from fedrho.server.operations import operator_wire as wire
 from fedrho.server.operations.metrics import (
     REFUSALS,
+    SCRAPERS,
     Metrics,
     MetricsInterceptor,
     device_metrics,
@@ -290,6 +293,24 @@ def test_the_endpoint_speaks_ipv6() -> None:
 def test_an_address_that_is_not_ours_is_refused(host: str) -> None:
     with pytest.raises(PortBusy, match="cannot publish metrics"), metrics_port(Metrics(), host):
         pass
+
+
+def test_slow_callers_take_few_places_and_not_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metrics_module, "SCRAPE_SECONDS", 1.0)
+    with metrics_port(Metrics()) as address, ExitStack() as callers:
+        host, _, port = address.partition(":")
+        slow = [callers.enter_context(socket.create_connection((host, int(port)), timeout=10)) for _ in range(SCRAPERS + 1)]
+        for one in slow[:SCRAPERS]:
+            one.sendall(b"GET /metrics HT")
+        assert slow[-1].recv(1) == b"", "beyond the limit"
+        assert slow[0].recv(1) == b"", "cut, though it is not silent"
+        until_free = time.monotonic() + 10
+        while True:
+            try:
+                assert scraped(address)[1]
+                return
+            except OSError:
+                assert time.monotonic() < until_free
 
 
 def test_a_busy_metrics_port_is_refused() -> None:
