@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 from rich.table import Table
 
 from fedrho import console
-from fedrho.account_options import EVERY_HOURS, Budget, Goal, Kind, Run, Shape, build, check_delta, check_picture, check_positive
+from fedrho.account_options import EVERY_HOURS, Budget, Goal, Kind, Run, Shape, build, check_delta, check_positive
 from fedrho.console import BadInput
 from fedrho.gathered import gathered
+from fedrho.picture_files import check_picture
 from fedrho.privacy.banded import BandedToeplitz
 from fedrho.privacy.blt import BufferedToeplitz
 from fedrho.privacy.calibration import calibrated, least_cohort, most_steps
@@ -33,7 +34,10 @@ app = typer.Typer(
     help="Compute privacy budgets: what a run costs, what a budget needs, and what a claim means.", no_args_is_help=True
 )
 
-MechanismOption = Annotated[Kind, typer.Option("--mechanism", help="How noise is spread over the rounds.")]
+MechanismOption = Annotated[
+    Kind,
+    typer.Option("--mechanism", metavar="NAME", help="How noise is spread over the rounds: tree, independent, banded or blt."),
+]
 NoiseOption = Annotated[
     float, typer.Option("--noise-multiplier", help="Standard deviation of a node's noise on the sum, per unit of clip norm.")
 ]

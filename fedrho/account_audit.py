@@ -151,7 +151,7 @@ def membership(
     except FileNotFoundError as error:
         raise BadInput(f"{predictions}: no such file") from error
     except (OSError, EOFError, zipfile.BadZipFile, ValueError) as error:
-        raise BadInput(f"{predictions}: {error}") from error
+        raise BadInput(f"{predictions}: {_what_is_wrong(predictions, error)}") from error
     if json:
         console.print_json(report.as_json())
     else:
@@ -169,3 +169,11 @@ def _print_membership(report: MembershipReport) -> None:
         interval = f"{auc.low:.3f} to {auc.high:.3f}"
         table.add_row(outcome.attack, outcome.examples, f"{outcome.auc:.3f}", interval, f"{outcome.advantage:.3f}", verdict)
     console.out.print(table, highlight=False)
+
+
+def _what_is_wrong(path: Path, error: Exception) -> str:
+    if isinstance(error, OSError):
+        return f"cannot be read ({error.strerror or error})"
+    if not zipfile.is_zipfile(path):
+        return "is no .npz file; docs/auditing.md says how to write one"
+    return str(error)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -26,7 +24,6 @@ from fedrho.privacy.zcdp import Rho, largest_rho
 MOST_ROUNDS = 1_000_000
 GRID = Grid(1.0, bits=1)
 """No price depends on it; the coarsest has room for the most noise."""
-PICTURES = (".png", ".svg", ".pdf")
 EVERY_HOURS = 24.0
 """Between two participations of a device, where days are given and no hours."""
 RUN = "The run"
@@ -327,22 +324,6 @@ def _check_belongs(kind: Kind, run: Run, shape: Shape) -> None:
     if shape.objective is Goal.max and not shape.optimised(kind):
         why = f"{kind.value} has no strategy to look for" if kind in (Kind.tree, Kind.independent) else "the strategy is given"
         raise BadInput(f"--objective: {why}; leave it out")
-
-
-def check_picture(path: Path | None) -> Path | None:
-    """Raises BadInput for what is no picture's name, or cannot be written; matplotlib would find out after all the work."""
-    if path is None:
-        return None
-    if path.suffix.lower() not in PICTURES:
-        nearest = path.with_suffix(".svg") if path.stem.strip(".") else path / "plot.svg"
-        raise BadInput(f"--plot: {str(path)!r} is no file name that ends in {', '.join(PICTURES)}; nearest: {nearest}")
-    if not path.parent.is_dir():
-        raise BadInput(f"--plot: {path} cannot be written (there is no folder {path.parent}); nearest: {path.name}")
-    if path.is_dir():
-        raise BadInput(f"--plot: {path} cannot be written (it is a folder); nearest: {path / 'plot.svg'}")
-    if not os.access(path if path.exists() else path.parent, os.W_OK):
-        raise BadInput(f"--plot: {path} cannot be written (permission denied)")
-    return path
 
 
 def check_between(name: str, value: int, least: int, most: int | None = None) -> None:

@@ -8,6 +8,8 @@ import os
 os.environ.pop("GRPC_TRACE", None)
 if os.environ.get("GRPC_VERBOSITY", "").upper() not in ("ERROR", "NONE"):
     os.environ["GRPC_VERBOSITY"] = "NONE"
+# Before anything imports TensorFlow, here or in a process that is started from here: it says which processor it was built for.
+os.environ["TF_CPP_MIN_LOG_LEVEL"] = os.environ.get("TF_CPP_MIN_LOG_LEVEL") or "3"
 
 import importlib.metadata
 import signal
@@ -20,10 +22,24 @@ from fedrho import console, processes, usage
 from fedrho.commands import STYLE, LazyGroup
 from fedrho.console import Stopped
 
+EXAMPLES: Final = "\n".join(
+    (
+        "Examples:",
+        "  fedrho demo",
+        "  fedrho serve examples/digits.toml",
+        "  fedrho join 127.0.0.1:7070 --data digits",
+        "  fedrho simulate example digits",
+        "  fedrho account spend --noise-multiplier 7 --rounds 2000 --days 6",
+        "  fedrho labels train --dataset digits --epsilon 1",
+        "`fedrho COMMAND --help` says more of each, with an example.",
+    )
+)
+
 app = typer.Typer(
     help="Federated learning with a privacy guarantee that can be proved, deployed and checked.",
     cls=LazyGroup,
     no_args_is_help=True,
+    epilog=EXAMPLES,
     **STYLE,
 )
 
@@ -41,12 +57,26 @@ def root(
 def main() -> None:
     """The entry point: expected errors are one line each, without a traceback."""
     console.keep_stderr()
+    console.spell_what_cannot_be_encoded()
+    _end_at_sigterm()
     processes.end_with_parent()
     code, text = _run()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # what there is to say is said whole
+    if code == 130 and console.lively():
+        console.err.show_cursor(True)  # whoever stops a bar that is just beginning finds it hidden
     if text:
         console.err.print(f"fedrho: {text}", highlight=False, markup=False, emoji=False, soft_wrap=True)
     sys.exit(code)
+
+
+def _end_at_sigterm() -> None:
+    """As at Ctrl-C, so that a terminal gets its cursor back; commands that have more to do have handlers of their own."""
+    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, _interrupted)
+
+
+def _interrupted(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
 
 
 def _run() -> tuple[int, str]:

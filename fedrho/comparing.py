@@ -13,7 +13,9 @@ from rich.table import Table
 
 from fedrho import console
 from fedrho.console import BadInput
+from fedrho.picture_files import check_picture, kind_of
 from fedrho.privacy.statement import round_up
+from fedrho.server.tasks import why_unreadable
 from fedrho.simulations import folder as folders
 from fedrho.simulations import records
 from fedrho.simulations.claim import NO_GUARANTEE
@@ -24,7 +26,6 @@ from fedrho.simulations.records import Row
 if TYPE_CHECKING:
     from fedrho.simulations.paths import Walk
 
-PICTURES = (".png", ".svg")
 AXES = ("epsilon", "rho", "steps")
 PATH_SEEDS = 5
 """Seeds over which the distance of a path is averaged, so that one lucky seed is no argument."""
@@ -69,7 +70,7 @@ def read(path: Path) -> list[Read]:
     try:
         rows = records.rows((path / "metrics.jsonl").read_bytes())
     except (OSError, ValueError) as error:
-        raise BadInput(f"{path / 'metrics.jsonl'}: cannot be read ({error})") from error
+        raise BadInput(f"{path / 'metrics.jsonl'}: cannot be read ({why_unreadable(error)})") from error
     measured = [row for row in rows if row["held_out"]]
     if not measured:
         raise BadInput(f"{path}: no accuracy was measured yet; go on with `fedrho simulate --resume {path}`")
@@ -82,7 +83,7 @@ def compare(paths: Sequence[Path], plot: Path, by: str, json: bool) -> None:
 
     if by not in AXES:
         raise BadInput(f"--by: must be {', '.join(AXES)}, not {by!r}")
-    check_picture("--plot", plot)
+    check_picture(plot)
     groups = _groups([one for path in paths for one in read(path)])
     if not groups:
         raise BadInput("FOLDER...: none of these has measured anything yet")
@@ -94,8 +95,7 @@ def compare(paths: Sequence[Path], plot: Path, by: str, json: bool) -> None:
     curves = [_curve(name, group, by) for name, group in groups.items()]
     title = "Accuracy against steps" if by == "steps" else "Utility against privacy"
     unit = {"steps": "steps", "rho": "rho (zCDP, one device)"}.get(by) or f"epsilon (one device, delta = {deltas.pop():g})"
-    picture = study_plots.comparison(curves, title, unit, _note(groups))
-    _write(plot, picture[plot.suffix[1:]])
+    _write(plot, study_plots.comparison(curves, title, unit, _note(groups), kind_of(plot)))
     rows = [_row(name, group) for name, group in groups.items()]
     if json:
         console.print_json({"plot": str(plot), "studies": rows})
@@ -227,11 +227,11 @@ def draw_paths(walk: Walk, picture: Path, json: bool) -> None:
     from fedrho import study_plots
     from fedrho.simulations.paths import distances, ways
 
-    check_picture("--plot", picture)
+    check_picture(picture)
     with console.working(f"walking {walk.steps} steps"):
         three = ways(walk)
         away = distances(walk, PATH_SEEDS)
-    _write(picture, study_plots.ways(walk, three, away)[picture.suffix[1:]])
+    _write(picture, study_plots.ways(walk, three, away, kind_of(picture)))
     true, *noisy = three
     values: dict[str, object] = {
         "plot": str(picture),
@@ -258,13 +258,6 @@ def draw_paths(walk: Walk, picture: Path, json: bool) -> None:
         highlight=False,
         soft_wrap=True,
     )
-
-
-def check_picture(option: str, path: Path) -> None:
-    if path.suffix not in PICTURES:
-        raise BadInput(f"{option} {path}: allowed: a name that ends in {' or '.join(PICTURES)}")
-    if not path.parent.is_dir():
-        raise BadInput(f"{option} {path}: there is no folder {path.parent}")
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from types import TracebackType
+from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.console import Console, ConsoleOptions, RenderResult
 
-from fedrho.privacy.statement import PrivacyStatement
+if TYPE_CHECKING:
+    from fedrho.privacy.statement import PrivacyStatement
 
 PIPE_WIDTH = 160
 """Columns of what goes into a file or a pipe, where there is no edge to wrap at."""
@@ -33,19 +34,53 @@ class Stopped(Exception):
     """Someone stopped the command; exit code 130."""
 
 
+def lively() -> bool:
+    """Whether standard error is a terminal whose cursor can be moved."""
+    return err.is_terminal and not err.is_dumb_terminal
+
+
+class Since:
+    """What is going on, and for how long: for work whose end nobody knows."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self._began = time.monotonic()
+
+    def __rich_console__(self, terminal: Console, options: ConsoleOptions) -> RenderResult:
+        from rich.text import Text
+
+        minutes, seconds = divmod(int(time.monotonic() - self._began), 60)
+        line = Text(f"{self._what}, {minutes}:{seconds:02}", no_wrap=True, end="")
+        line.truncate(options.max_width, overflow="ellipsis" if options.encoding.startswith("utf") else "crop")
+        yield line
+
+
 @contextmanager
-def working(what: str) -> Iterator[None]:
-    """Says what is going on while it takes long, on a terminal."""
-    if not err.is_terminal:
+def working(what: str, quiet: bool = False) -> Iterator[None]:
+    """Says what is going on, and for how long, while it takes; on a terminal, and no trace of it stays."""
+    if quiet or not lively():
         yield
         return
-    with err.status(what):
+    from rich.live import Live
+
+    shown = Live(Since(what), console=err, refresh_per_second=2, transient=True)
+    try:
+        shown.start(refresh=True)
         yield
+    finally:  # also of a signal while it starts
+        shown.stop()
 
 
 def keep_stderr() -> None:
     """Gives `err` a descriptor of its own, because TensorFlow's import silences the usual one for a while."""
-    err.file = os.fdopen(os.dup(2), "w", buffering=1)
+    encoding = getattr(sys.stderr, "encoding", None)
+    err.file = os.fdopen(os.dup(2), "w", buffering=1, encoding=encoding, errors="backslashreplace")
+
+
+def spell_what_cannot_be_encoded() -> None:
+    """A terminal of few letters gets the others as escapes, instead of an error in the middle of a result."""
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def stdout_fails() -> bool:
@@ -82,6 +117,8 @@ def print_statement(statement: PrivacyStatement, delta: float, source: str = "co
 
 
 def print_claim(rows: Sequence[tuple[str, str]], assumptions: Sequence[str], source: str) -> None:
+    from rich.table import Table
+
     claim, assumed = Table.grid(padding=(0, 2)), Table.grid(padding=(0, 1))
     for name, value in rows:
         claim.add_row(f"  {name}", value)
@@ -97,37 +134,3 @@ def print_nothing(guarantee: str, why: str) -> None:
     """Where a statement would stand: that nothing is claimed, and why."""
     out.print(f"\n[bold]Privacy statement[/bold]: {guarantee}")
     out.print(f"  {why}", highlight=False)
-
-
-class StepProgress:
-    """Steps, with rate, time left and a few figures: a bar on a terminal, one line a step in a pipe."""
-
-    def __init__(self, steps: int, starting: str = "starting") -> None:
-        self._steps = steps
-        self._shown = -1
-        columns = (
-            TextColumn("step"),
-            MofNCompleteColumn(),
-            BarColumn(bar_width=6),
-            TextColumn("ETA"),
-            TimeRemainingColumn(),
-            TextColumn("{task.description}", markup=False),
-        )
-        self._bar = Progress(*columns, console=err, disable=not err.is_terminal)
-        self._task = self._bar.add_task(starting, total=steps)
-
-    def __enter__(self) -> StepProgress:
-        self._bar.start()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
-        self._bar.stop()
-
-    def show(self, step: int, figures: str) -> None:
-        self._bar.update(self._task, completed=step, description=figures)
-        if not err.is_terminal and step != self._shown:
-            err.print(f"step {step}/{self._steps} {figures}", highlight=False, markup=False, emoji=False, soft_wrap=True)
-        self._shown = step
-
-    def note(self, text: str) -> None:
-        self._bar.console.print(text, highlight=False, soft_wrap=True)

@@ -6,10 +6,10 @@ import tomllib
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 from rich.table import Table
 
-from fedrho import console
+from fedrho import completions, console
+from fedrho.progress import Fetching
 
 if TYPE_CHECKING:
     from fedrho.simulations.data.cache import Cache
@@ -19,7 +19,12 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Data sets for simulations: what there is, under which licence, and where it lies.", no_args_is_help=True)
 
-Name = Annotated[str, typer.Argument(metavar="NAME", help="A data set, as `fedrho data list` names it.")]
+Name = Annotated[
+    str,
+    typer.Argument(
+        metavar="NAME", help="A data set, as `fedrho data list` names it.", autocompletion=completions.of(completions.DATA_SETS)
+    ),
+]
 Chosen = Annotated[
     list[str] | None, typer.Option("--option", metavar="KEY=VALUE", help="An option of the data set; counts what it then holds.")
 ]
@@ -95,7 +100,7 @@ def _counted(name: str, settings: list[str]) -> Facts:
             options[key.strip()] = value.strip()
     source = DataSource.of({"name": name, **options})
     check_data(source)
-    with Downloads() as downloads:
+    with Fetching(None) as downloads:
         return counted(open_data(source, downloads.show))
 
 
@@ -113,7 +118,7 @@ def words(name: Name, most: Most = 9998) -> None:
     from fedrho.simulations.data.vocabularies import made_of
 
     found = corpus(name)
-    with Downloads() as downloads:
+    with Fetching(None) as downloads:
         texts = found.read(Cache(progress=downloads.show).path(found.file))
     for word in made_of(texts, most):
         typer.echo(word)
@@ -129,7 +134,7 @@ def fetch(name: Name, json: Json = False) -> None:
     from fedrho.simulations.data.catalogue import entry
 
     found = entry(name)
-    with Downloads() as downloads:
+    with Fetching(None) as downloads:
         cache = Cache(progress=downloads.show)
         paths = [cache.path(file) for file in found.files]
     if json:
@@ -206,27 +211,3 @@ def _rows(entry: Entry, cache: Cache) -> list[tuple[str, str]]:
 def _file(file: RemoteFile) -> str:
     checksum = f"sha256 {file.sha256}" if file.sha256 else "its authors publish no checksum"
     return "\n".join((file.name, checksum, *file.urls))
-
-
-class Downloads:
-    """A bar for each file with rate and time left on a terminal, a line for each in a pipe; on standard error."""
-
-    def __init__(self) -> None:
-        columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-        self._bars = Progress(*columns, console=console.err, disable=not console.err.is_terminal)
-        self._tasks: dict[str, TaskID] = {}
-
-    def __enter__(self) -> Downloads:
-        self._bars.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bars.stop()
-
-    def show(self, name: str, done: int, total: int) -> None:
-        if name not in self._tasks:
-            self._tasks[name] = self._bars.add_task(name, total=total or None)
-            if not console.err.is_terminal:
-                size = f"{total / 2**20:.1f} MiB" if total else "of unknown size"
-                console.err.print(f"fetching {name}, {size}", highlight=False, markup=False, soft_wrap=True)
-        self._bars.update(self._tasks[name], completed=done, total=total or None)

@@ -20,9 +20,10 @@ import numpy as np
 from rich.table import Table
 
 from fedrho import processes
-from fedrho.console import StepProgress, out, print_statement
+from fedrho.console import out, print_statement
 from fedrho.privacy.statement import PrivacyStatement, round_up
 from fedrho.privacy.zcdp import Rho
+from fedrho.progress import StepProgress
 from fedrho.server.app import read_address
 from fedrho.server.ledger import Charge, statement
 from fedrho.server.release import StoreConflict
@@ -79,7 +80,7 @@ class DemoResult:
             "model": file.model,
             "steps": self.status.step,
             "devices": file.population,
-            "reports": self.status.step * file.round.goal,
+            "goal": file.round.goal,
             "accuracy": self.accuracy,
             "simulation_only": ["accuracy"],
             "rho": self.statement.rho,
@@ -184,11 +185,10 @@ class Demo:
         return self._evaluator.accuracy(read_blob(self.store, status.weights_sha256))
 
     def _figures(self, status: RunStatus) -> str:
-        reports = status.step * self.task.file.round.goal
-        figures = f"reports {reports} rho {round_up(status.rho, 3)}"
+        figures = f"rho {round_up(status.rho, 3)} of {self.task.file.privacy.rho:g}"
         if self._evaluator.ready:
             try:
-                return f"{figures} accuracy {self.accuracy(status):.3f} (simulation)"
+                return f"{figures}, accuracy {self.accuracy(status):.3f} (simulation)"
             except StoreConflict:  # a newer release has replaced these weights meanwhile
                 pass
         return figures

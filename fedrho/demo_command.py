@@ -10,14 +10,17 @@ import typer
 
 from fedrho import console
 from fedrho.console import Stopped
-from fedrho.server.tasks import ALGORITHMS
 
-Algorithm = Enum("Algorithm", {name: name for name in ALGORITHMS})  # type: ignore[misc]
-DEFAULT_ALGORITHM = Algorithm("dp-ftrl")
+
+class Algorithm(Enum):
+    """As in `fedrho.server.tasks.ALGORITHMS`."""
+
+    dp_ftrl = "dp-ftrl"
+    dp_fedavg = "dp-fedavg"
 
 
 def demo(
-    algorithm: Annotated[Algorithm, typer.Option(help="How noise is spread over the steps.")] = DEFAULT_ALGORITHM,
+    algorithm: Annotated[Algorithm, typer.Option(help="How noise is spread over the steps.")] = Algorithm.dp_ftrl,
     steps: Annotated[int, typer.Option(min=1, max=1000, help="Steps to release.")] = 30,
     devices: Annotated[int, typer.Option(min=4, max=400, help="Devices, each with its own share of the digits.")] = 40,
     processes: Annotated[int, typer.Option(min=1, max=16, help="Client processes that the devices are spread over.")] = 3,

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fedrho import console
+from fedrho.progress import StepProgress
 
 if TYPE_CHECKING:
     from fedrho.client.fleet import Counts, Fleet, Ledgers
@@ -109,7 +110,7 @@ class FleetFailed(RuntimeError):
 async def _run(fleet: Fleet, spec: PopulationSpec, patience: float) -> None:
     """Shows how far the runs are, and what the devices do, while they do it."""
     steps = sum(task.steps for task in spec.tasks)
-    with console.StepProgress(steps) as progress:
+    with StepProgress(steps) as progress:
         task = asyncio.create_task(fleet.run(patience))
         before = 0
         while not (await asyncio.wait({task}, timeout=SHOW_SECONDS))[0]:

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fedrho import console
+from fedrho import completions, console
 from fedrho.console import BadInput
+from fedrho.progress import StepProgress
 from fedrho.saved_models import add_models
 from fedrho.sources import Digits, Reading, Source, find_source, fitting
 
@@ -35,6 +36,7 @@ def join(
         typer.Option(
             metavar="SOURCE",
             help="`digits`, or for one device: .npz, .csv, .parquet, .jsonl, .txt, .sqlite, folder of images, NAME:ARGUMENT.",
+            autocompletion=completions.of(("digits",)),
         ),
     ],
     label: Annotated[
@@ -79,7 +81,10 @@ def join(
     when: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="CONDITION", help="Take part only while this holds, such as idle. Repeatable.", show_default="always"
+            metavar="CONDITION",
+            help="Take part only while this holds, such as idle. Repeatable.",
+            show_default="always",
+            autocompletion=completions.of(completions.CONDITIONS),
         ),
     ] = None,
     limits: Annotated[
@@ -106,6 +111,8 @@ def join(
     source = find_source(data, Digits(devices, of, alpha, seed), Reading(label, classes, text, vocabulary))
     server = _server(address, tls, population_key)
     owner = _owner(limits, when or (), training_memory, training_seconds)
+    if tokens is not None and not tokens.exists():
+        raise BadInput(f"--tokens {tokens}: no such file or folder; `fedrho keys` makes tokens")
     if forever:
         _serve(server, source, history, owner, tokens)
         return
@@ -115,7 +122,7 @@ def join(
     examples, models = fitting((task.model for task in spec.tasks), source)
     prove = _provers(tokens, list(examples))
     steps = sum(task.steps for task in spec.tasks if task.model in models)
-    with console.StepProgress(steps) as progress:
+    with StepProgress(steps) as progress:
 
         def show(name: str, outcome: Outcome) -> None:
             progress.show(outcome.released, f"{name} {outcome.result.value}")
@@ -185,9 +192,7 @@ def _owner(limits: Path | None, when: Sequence[str], training_memory: int, train
     try:
         allowed = NO_LIMITS if limits is None else parse_limits(limits.read_text(encoding="utf-8"), f"--limits {limits}")
     except (LimitsError, OSError, UnicodeError) as error:
-        raise BadInput(
-            str(error) if isinstance(error, LimitsError) else f"--limits {limits}: cannot be read ({error})"
-        ) from error
+        raise BadInput(str(error) if isinstance(error, LimitsError) else f"--limits {limits}: cannot be read as text") from error
     return Owner(allowed, _conditions(when), TrainingLimits(memory_bytes=training_memory << 20, wall_seconds=training_seconds))
 
 

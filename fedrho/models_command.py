@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from fedrho import console
+from fedrho import completions, console
 from fedrho.console import BadInput
 
 if TYPE_CHECKING:
@@ -20,7 +20,9 @@ app = typer.Typer(help="The model zoo: what there is, what each takes and gives,
 Name = Annotated[
     str,
     typer.Argument(
-        metavar="NAME", help="A model as `fedrho models list` names it, a network of keras.applications, or FILE.keras."
+        metavar="NAME",
+        help="A model as `fedrho models list` names it, a network of keras.applications, or FILE.keras.",
+        autocompletion=completions.models,
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")]
@@ -91,10 +93,11 @@ def export(
     Example: fedrho models export mnist-cnn --out mnist.keras
     """
     from fedrho.export import check_out, write_model
-    from fedrho.models.flat import FlatModel
 
     check_out(out, force)
     spec = found_model(name)
+    from fedrho.models.flat import FlatModel
+
     with console.working("writing the model"):
         model = FlatModel(spec, seed)
         write_model(out, model, {"model": spec.name, "step": 0, "seed": seed, "initial": True})

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 import typer
 
-from fedrho import console
+from fedrho import completions, console
 from fedrho.console import BadInput
 from fedrho.privacy.statement import round_up
 
@@ -37,15 +37,27 @@ def predict(
         int,
         typer.Option("--continue", metavar="N", min=0, max=10_000, help="With --text: go on for so many characters or words."),
     ] = 0,
-    temperature: Annotated[float, typer.Option(min=0, max=100, help="Of what --continue draws; 0 takes the likeliest.")] = 1.0,
-    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Of what --continue draws.")] = 0,
+    temperature: Annotated[
+        float | None, typer.Option(min=0, max=100, help="Of what --continue draws; 0 takes the likeliest.", show_default="1.0")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(min=0, max=2**63 - 1, help="Of what --continue draws.", show_default="0")] = None,
     tokens: Annotated[
         str | None,
-        typer.Option(metavar="NAME|FILE", help="What ids stand for; NAME.txt has a word a line.", show_default="as it says"),
+        typer.Option(
+            metavar="NAME|FILE",
+            help="What ids stand for; NAME.txt has a word a line.",
+            show_default="as it says",
+            autocompletion=completions.tokens,
+        ),
     ] = None,
     model: Annotated[
         str | None,
-        typer.Option(metavar="NAME|FILE", help="Of weights that do not say it, or the saved model.", show_default="as it says"),
+        typer.Option(
+            metavar="NAME|FILE",
+            help="Of weights that do not say it, or the saved model.",
+            show_default="as it says",
+            autocompletion=completions.models,
+        ),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
 ) -> None:
@@ -63,10 +75,13 @@ def predict(
     for option, used in (("--continue", go_on), ("--tokens", tokens)):
         if used and text is None:
             raise BadInput(f"{option}: goes with --text; add it, or leave it out")
+    for option, drawn in (("--temperature", temperature), ("--seed", seed)):
+        if drawn is not None and not go_on:
+            raise BadInput(f"{option}: is of what --continue draws; add --continue N, or leave it out")
     with console.working("reading the model"):
         exported = read_export(export, model)
     if text is not None:
-        values = _of_text(Reader.of(exported, tokens), text, top, go_on, temperature, seed)
+        values = _of_text(Reader.of(exported, tokens), text, top, go_on, 1.0 if temperature is None else temperature, seed or 0)
     else:
         values = _of_features(exported, image, features, data, top)
     values = {"export": str(export), "model": exported.spec.name, **values, "claim": claim(exported.statement)}

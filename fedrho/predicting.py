@@ -64,14 +64,14 @@ def read_export(path: Path, model: str | None) -> Exported:
 
     Raises BadInput for a file that is no whole export, or whose weights are not laid out as the model's; UnknownModel.
     """
-    from fedrho.models.flat import FlatModel
-
     if path.is_dir():
         inside = path / "weights.npz"
         better = f"take {inside}" if inside.exists() else f"`fedrho export {path} --out NAME.npz` writes a run's weights"
         raise BadInput(f"{path}: is a folder; {better}")
     try:
         found = read_weights(path)
+        from fedrho.models.flat import FlatModel
+
         made = FlatModel(_spec(path, found.statement or {}, model))
         made.assign(found.flat(made))
     except WeightsFileError as error:

@@ -11,8 +11,9 @@ import typer
 from rich.table import Table
 from typer.core import TyperGroup
 
-from fedrho import console
+from fedrho import completions, console
 from fedrho.console import BadInput
+from fedrho.usage import near
 
 if TYPE_CHECKING:
     from fedrho.study_running import Ended, How
@@ -27,6 +28,12 @@ class RunsByDefault(TyperGroup):
         if args and args[0] not in self.commands and args[0] not in ("--help", "-h"):
             args = [RUN, *args]
         return super().parse_args(ctx, args)
+
+    def shell_complete(self, ctx: Any, incomplete: str) -> list[Any]:
+        """Options are those of `run`, before it is said as after."""
+        if incomplete.startswith("-"):
+            return list(self.commands[RUN].shell_complete(ctx, incomplete))
+        return list(super().shell_complete(ctx, incomplete))
 
 
 app = typer.Typer(
@@ -51,7 +58,12 @@ def run(
         Path | None, typer.Option(metavar="FOLDER", help="Go on in this folder, where it was broken off.", show_default="none")
     ] = None,
     engine: Annotated[
-        str | None, typer.Option(help="auto, serial, processes or ray: changes no number.", show_default="as the study says")
+        str | None,
+        typer.Option(
+            help="auto, serial, processes or ray: changes no number.",
+            show_default="as the study says",
+            autocompletion=completions.of(completions.ENGINES),
+        ),
     ] = None,
     workers: Annotated[
         int | None, typer.Option(min=0, max=10_000, help="Processes; 0 takes one a core.", show_default="as the study says")
@@ -63,6 +75,12 @@ def run(
         int | None,
         typer.Option(min=1, max=1000, help="Points of a sweep side by side.", show_default="as many as there are cores"),
     ] = None,
+    mlflow: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URI", help="Send it to MLflow too, as sqlite:///FILE or http://...: fedrho[mlflow].", show_default="none"
+        ),
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Say nothing but errors.")] = False,
     json: JsonOption = False,
 ) -> None:
@@ -70,15 +88,17 @@ def run(
 
     Example: fedrho simulate examples/studies/digits.toml --set seed=1
     """
-    from fedrho import sweeping
+    from fedrho import mlflow_runs, sweeping
     from fedrho.study_running import How
 
-    how = How(engine, workers, quiet or json)
+    how = How(engine, workers, quiet or json, mlflow)
     settings = set_ or []
     if study is None and resume is None:
         raise BadInput("STUDY.toml: missing; `fedrho simulate example` writes one to start from")
     if resume is not None and output is not None:
         raise BadInput("--output: a study goes on in its own folder; leave it out, or leave --resume out")
+    if mlflow is not None:
+        mlflow_runs.check(mlflow)
     if study is None and settings:
         raise BadInput("--set: a study goes on with its own values; leave it out")
     if sweeping.is_sweep(study, settings, resume):
@@ -96,7 +116,7 @@ def run(
 def _run_one(study: Path | None, settings: list[str], output: Path | None, resume: Path | None, how: How) -> Ended:
     from fedrho import study_running
 
-    given = study_running.open_study(study, settings) if study else None
+    given = study_running.open_study(study, settings, how.quiet) if study else None
     if resume is not None:
         return study_running.resume(resume, how, given)
     assert given is not None
@@ -155,9 +175,15 @@ def _shown(value: float | None, mark: str) -> str:
 def compare(
     folders: Annotated[list[Path], typer.Argument(metavar="FOLDER...", help="Folders of studies, or of sweeps.")],
     plot: Annotated[
-        Path | None, typer.Option(metavar="PATH", help="The picture: .png or .svg.", show_default="comparison.png")
+        Path | None, typer.Option(metavar="FILE.png|svg|pdf", help="The picture.", show_default="comparison.png")
     ] = None,
-    by: Annotated[str, typer.Option(help="Privacy as epsilon or as rho; or steps, without privacy too.")] = "epsilon",
+    by: Annotated[
+        str,
+        typer.Option(
+            help="Privacy as epsilon or as rho; or steps, without privacy too.",
+            autocompletion=completions.of(("epsilon", "rho", "steps")),
+        ),
+    ] = "epsilon",
     json: JsonOption = False,
 ) -> None:
     """Draw utility against privacy: a curve for each study, a band where one was run with several seeds.
@@ -201,7 +227,7 @@ def export(
 
 @app.command()
 def paths(
-    picture: Annotated[Path, typer.Option("--plot", metavar="PATH", help="The picture: .png or .svg.")] = Path("paths.png"),
+    picture: Annotated[Path, typer.Option("--plot", metavar="FILE.png|svg|pdf", help="The picture.")] = Path("paths.png"),
     seed: Annotated[int, typer.Option(min=0, help="Seed of the points and of the noise.")] = 0,
     steps: Annotated[int, typer.Option(min=2, max=4096, help="Steps of every path.")] = 256,
     rho: Annotated[float, typer.Option(min=1e-6, max=1e6, help="Price of every noisy path, zCDP, of one device.")] = 0.01,
@@ -221,7 +247,10 @@ def paths(
 @app.command()
 def example(
     name: Annotated[
-        str | None, typer.Argument(metavar="[NAME]", help="Which; without it, all are listed.", show_default=False)
+        str | None,
+        typer.Argument(
+            metavar="[NAME]", help="Which; without it, all are listed.", show_default=False, autocompletion=completions.studies
+        ),
     ] = None,
     output: Annotated[Path | None, typer.Option(metavar="PATH", help="New file for the study.", show_default="NAME.toml")] = None,
 ) -> None:
@@ -240,7 +269,7 @@ def example(
             console.out.print(f"{known}: {first}", highlight=False, soft_wrap=True)
         return
     if name not in there:
-        raise BadInput(f"NAME: no example {name!r}; allowed: {', '.join(sorted(there))}")
+        raise BadInput(f"NAME: no example {name!r}; allowed: {', '.join(sorted(there))}{near(name, there)}")
     path = output or Path(f"{name}.toml")
     try:
         with path.open("x", encoding="utf-8") as file, there[name].open(encoding="utf-8") as source:

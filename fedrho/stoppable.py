@@ -1,4 +1,4 @@
-"""A bar on a terminal, nothing in a pipe, for work that may be asked to stop between two of its parts."""
+"""A bar for work that may be asked to stop between two of its parts."""
 
 from __future__ import annotations
 
@@ -6,28 +6,23 @@ import signal
 from types import FrameType, TracebackType
 from typing import Any, Self
 
-from rich.progress import Progress, ProgressColumn
-
-from fedrho.console import err
+from fedrho.progress import Bar
 
 
-class StoppableBar:
-    """The first Ctrl-C or SIGTERM lets the `part` at hand end, a second one does not."""
+class StoppableBar(Bar):
+    """The first Ctrl-C or SIGTERM lets the unit at hand end, a second one does not."""
 
-    def __init__(self, columns: tuple[ProgressColumn, ...], total: int, quiet: bool, part: str, **fields: Any) -> None:
-        self._bar = Progress(*columns, console=err, disable=quiet or not err.is_terminal)
-        self._task = self._bar.add_task("starting", total=total, **fields)
-        self._part = part
+    def __init__(self, unit: str, total: int, quiet: bool = False) -> None:
+        super().__init__(unit, total, quiet=quiet)
         self._told = False
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
         self._before = {number: signal.signal(number, self._told_to) for number in (signal.SIGINT, signal.SIGTERM)}
-        self._bar.start()
-        return self
+        return super().__enter__()
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
-        self._bar.stop()
+        super().__exit__(kind, value, trace)
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
@@ -35,8 +30,11 @@ class StoppableBar:
     def told_to_stop(self) -> bool:
         return self._told
 
+    def say(self, figures: str | None) -> None:
+        super().say(f"ending after this {self._unit}" if self._told else figures)
+
     def _told_to(self, number: int, frame: FrameType | None) -> None:
         if self._told:
             raise KeyboardInterrupt
         self._told = True
-        self._bar.update(self._task, description=f"ending after this {self._part}")
+        self.say(None)

@@ -6,17 +6,20 @@ import importlib.metadata
 import os
 import platform
 import shlex
+import textwrap
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from fedrho.console import BadInput, Stopped, working
+from fedrho import mlflow_runs
+from fedrho.console import BadInput, Stopped
 from fedrho.models.tokens import Tokens
+from fedrho.progress import Fetching
+from fedrho.simulations import events, results, running
 from fedrho.simulations import folder as folders
-from fedrho.simulations import results, running
 from fedrho.simulations.checks import check_engine
 from fedrho.simulations.data.base import DataError, FederatedDataset
 from fedrho.simulations.folder import DiskFull, StudyFolder
@@ -42,17 +45,19 @@ class StudyFailed(RuntimeError):
 
 @dataclass(frozen=True)
 class How:
-    """What changes no number: which engine, how many workers, and how much is said. None: as the study says."""
+    """What changes no number: which engine, how many workers, how much is said, and where else. None: as the study says."""
 
     engine: str | None = None
     workers: int | None = None
     quiet: bool = False
+    mlflow: str | None = None
 
     @property
     def again(self) -> str:
         """The options that say the same."""
         engine = f" --engine {self.engine}" if self.engine else ""
-        return engine + (f" --workers {self.workers}" if self.workers else "")
+        workers = f" --workers {self.workers}" if self.workers else ""
+        return engine + workers + (f" --mlflow {shlex.quote(self.mlflow)}" if self.mlflow else "")
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,7 +102,8 @@ def resume(path: Path, how: How, given: tuple[Study, FederatedDataset] | None = 
     stored = folders.stored_values(path)
     if given is not None:
         folders.check_same(path, given[0].values())
-    study, dataset = make_study(stored, str(path / "study.toml"), path)
+    with Fetching(f"opening the data of {path.name}", how.quiet) as fetching:
+        study, dataset = make_study(stored, str(path / "study.toml"), path, progress=fetching.show)
     checked(study, how)
     return _run(study, dataset, path, how)
 
@@ -112,12 +118,13 @@ def checked(study: Study, how: How) -> How:
         raise BadInput(str(error)) from error
     if (kind == "tff") != (study.file.engine.kind == "tff"):
         raise BadInput(f"--engine {kind}: changes the numbers; write it into the study, or --set engine.kind={kind}")
-    return How(kind, workers, how.quiet)
+    return replace(how, engine=kind, workers=workers)
 
 
 def _run(study: Study, dataset: FederatedDataset, path: Path, how: How) -> Ended:
     with StudyFolder(path, study) as folder:
         if folder.finished:
+            mlflow_runs.send(how.mlflow, path)
             return Ended(study, path, folder.read_json("summary.json"), 0, 0.0)
         return _run_in(folder, dataset, how)
 
@@ -130,14 +137,22 @@ def _run_in(folder: StudyFolder, dataset: FederatedDataset, how: How) -> Ended:
     study = folder.study
     folder.check_writable()
     try:
-        with StudyProgress(study.steps, how.quiet) as progress:
-            return _through(folder, dataset, how, progress)
+        with (
+            StudyProgress(study.steps, how.quiet, _rho_budget(study)) as progress,
+            mlflow_runs.followed(how.mlflow, folder.path, progress) as watch,
+        ):
+            return _through(folder, dataset, how, watch)
     except NeverFinished as error:  # nor would it be the next time
         raise StudyFailed(f"{folder.path}: {error}") from error
     except (DiskFull, EngineError) as error:
         raise StudyFailed(f"{error}; {going_on(folder.path, how)}") from error
     except KeyboardInterrupt:
         raise Stopped(f"stopped; {going_on(folder.path, how)}") from None
+
+
+def _rho_budget(study: Study) -> float | None:
+    privacy = study.file.task.get("privacy")
+    return privacy.get("rho") if isinstance(privacy, dict) else None
 
 
 def _through(folder: StudyFolder, dataset: FederatedDataset, how: How, progress: running.Watch) -> Ended:
@@ -173,7 +188,10 @@ def _write_results(folder: StudyFolder, run: running.Run, model: Any, vectorised
     claim = results.claim(study, last["step"], run.statement)
     folder.write("metrics.parquet", results.table(study, run.rows))
     folder.write("statement.json", results.as_bytes(claim))
-    folder.write("statement.txt", results.claim_text(study, run.statement).encode())
+    said_in_words = results.claim_text(study, run.statement)
+    folder.write("statement.txt", said_in_words.encode())
+    texts = {"statement": _wrapped(said_in_words), "study": study.text()}
+    folder.write(f"tensorboard/{events.TEXTS}", events.of_texts(last["step"], texts))
     model.assign(run.weights)
     held = claim if tokens is None else {**claim, "tokens": tokens.name}
     folder.write("weights.npz", export.npz(model, results.as_bytes(held).decode()))
@@ -183,6 +201,11 @@ def _write_results(folder: StudyFolder, run: running.Run, model: Any, vectorised
     said = results.summary(study, run.rows, claim, vectorised)
     folder.write("summary.json", results.as_bytes(said))
     return said
+
+
+def _wrapped(text: str) -> str:
+    """For a page that breaks no line by itself."""
+    return "\n".join(textwrap.fill(line, 110, subsequent_indent="  ") for line in text.splitlines()) + "\n"
 
 
 def going_on(path: Path, how: How) -> str:
@@ -202,8 +225,8 @@ def _facts(how: How) -> dict[str, object]:
     }
 
 
-def open_study(path: Path, settings: list[str]) -> tuple[Study, FederatedDataset]:
+def open_study(path: Path, settings: list[str], quiet: bool = False) -> tuple[Study, FederatedDataset]:
     from fedrho.simulations.study import load_study
 
-    with working(f"opening the data of {path.name}"):
-        return load_study(path, settings)
+    with Fetching(f"opening the data of {path.name}", quiet) as fetching:
+        return load_study(path, settings, fetching.show)

@@ -16,8 +16,9 @@ from typing import Any
 from pydantic import ValidationError
 from rich.table import Table
 
-from fedrho import console, processes, study_running
-from fedrho.console import Stopped, err
+from fedrho import console, mlflow_runs, processes, study_running
+from fedrho.console import Stopped
+from fedrho.progress import Bar
 from fedrho.server.tasks import explain
 from fedrho.simulations import files
 from fedrho.simulations import folder as folders
@@ -68,9 +69,10 @@ def run_sweep(
     with folders.held(path):
         if not (path / "study.toml").exists():
             files.write_whole(path / "study.toml", (toml_text(values) + "\n").encode())
-        done = _run_points(path, every, how, jobs)
-        rows = [_row(one) for one in done]
-        _write_table(path, rows, values)
+        with mlflow_runs.followed_sweep(how.mlflow, path, [path / "points" / point.name for point, _ in every]):
+            done = _run_points(path, every, how, jobs)
+            rows = [_row(one) for one in done]
+            _write_table(path, rows, values)
     _tell(path, rows, json, how)
 
 
@@ -126,9 +128,11 @@ def _run_points(path: Path, every: Sequence[tuple[Point, Study]], how: How, jobs
     for point, study in waiting:
         with StudyFolder(path / "points" / point.name, study):
             pass  # it is there now, and can be gone on with
-    with _children() as children, _bar(len(every), len(every) - len(waiting), how.quiet) as advance:
+    with _children() as children, Bar("point", len(every), quiet=how.quiet) as bar:
+        bar.skip_to(len(every) - len(waiting))
+        running = _Running(bar, len(every) - len(waiting))
         with ThreadPoolExecutor(jobs or _side_by_side(how)) as pool:
-            failed = [why for why in pool.map(lambda one: _run_point(path, one[0], how, children, advance), waiting) if why]
+            failed = [why for why in pool.map(lambda one: _run_point(path, one[0], how, children, running), waiting) if why]
         if children.told.is_set():
             raise Stopped(f"stopped; {study_running.going_on(path, how)}")
     if failed:
@@ -184,7 +188,7 @@ def _children() -> Iterator[_Children]:
             signal.signal(number, handler)
 
 
-def _run_point(path: Path, point: Point, how: How, children: _Children, advance: Any) -> str | None:
+def _run_point(path: Path, point: Point, how: How, children: _Children, running: _Running) -> str | None:
     """Why it failed, if it did."""
     log = path / "machine" / f"{point.name}.log"
     arguments = ["simulate", "run", "--resume", str(path / "points" / point.name), "--quiet"]
@@ -193,22 +197,36 @@ def _run_point(path: Path, point: Point, how: How, children: _Children, advance:
     child = children.start(arguments, log)
     if child is None:
         return None
-    code = child.wait()
+    with running.point(point):
+        code = child.wait()
     child.stdin.close()
-    advance()
     if code == 0 or children.told.is_set():
         return None
     said = log.read_text(errors="replace").strip().splitlines()
     return f"{point.name} ({_described(point)}): {said[-1].removeprefix('fedrho: ') if said else f'exit code {code}'}"
 
 
-@contextmanager
-def _bar(total: int, done: int, quiet: bool) -> Iterator[Any]:
-    from rich.progress import Progress
+class _Running:
+    """Which points run just now, and how many have ended, on the bar; of several threads."""
 
-    with Progress(console=err, disable=quiet or not err.is_terminal) as bar:
-        task = bar.add_task("points", total=total, completed=done)
-        yield lambda: bar.advance(task)
+    def __init__(self, bar: Bar, done: int) -> None:
+        self._bar = bar
+        self._done = done
+        self._now: list[str] = []
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def point(self, point: Point) -> Iterator[None]:
+        self._moved(0, [*self._now, point.name])
+        try:
+            yield
+        finally:
+            self._moved(1, [name for name in self._now if name != point.name])
+
+    def _moved(self, ended: int, now: list[str]) -> None:
+        with self._lock:
+            self._done, self._now = self._done + ended, now
+            self._bar.reach(self._done, f"running {', '.join(now)}" if now else "")
 
 
 def _row(one: Done) -> dict[str, Any]:

@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+import difflib
+import re
+from collections.abc import Iterable
 from typing import Any
 
 import typer
+
+
+def near(word: str, known: Iterable[str]) -> str:
+    """A question that helps with a slip of the pen, or nothing."""
+    close = difflib.get_close_matches(word.lower(), tuple(known), n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
 
 CLICK_ERRORS: Any = typer.BadParameter.__mro__[2]
 """ClickException of the click that typer really uses: some versions of typer carry their own."""
@@ -26,17 +36,26 @@ def misused(error: Any) -> str:
     text = " ".join(str(error.message).split()).removeprefix("Value error, ").rstrip(".")
     text = text[:1].lower() + text[1:]
     if parameter is not None:
-        return f"{_shown(parameter)}: {text}{_allowed(parameter)}"
+        return f"{_shown(parameter)}: {text}{_allowed(parameter)}{_near_choice(text)}"
     if kind == "BadOptionUsage":  # a value is missing, or too many
         return f"{error.option_name}: {text.removeprefix('option ').removeprefix(repr(error.option_name)).strip()}"
     if context is not None and text.startswith("no such command"):
-        return f"{text}; allowed: {', '.join(context.command.list_commands(context))}"
+        what, asked, near = text.partition(". Did you mean ")
+        if asked:
+            return f"{what}; did you mean {near.replace(chr(39), '')} `{path} --help` lists all"
+        return f"{what}; allowed: {', '.join(context.command.list_commands(context))}"
     return f"{text}; {known}"
 
 
 def _shown(parameter: Any) -> str:
     name: str = max(parameter.opts, key=len)
     return name if name.startswith("-") else parameter.metavar or parameter.name.upper()
+
+
+def _near_choice(text: str) -> str:
+    """For "'tre' is not one of 'tree', 'blt'"."""
+    asked, found, choices = text.partition(" is not one of ")
+    return near(asked.strip("'"), re.findall(r"'([^']+)'", choices)) if found else ""
 
 
 def _allowed(parameter: Any) -> str:

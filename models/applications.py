@@ -35,6 +35,9 @@ NAME: Final = re.compile(rf"{PREFIX}([A-Za-z0-9]+):{NUMBER}x{NUMBER}x{NUMBER}:{N
 
 SMALLEST_SIDE: Final[Mapping[str, int]] = {"InceptionResNetV2": 75, "InceptionV3": 75, "Xception": 71}
 """Pixels; 32 for all others."""
+LARGEST_SIDE: Final = 1024
+MOST_CHANNELS: Final = 64
+"""Beyond, one example has hundreds of megabytes of activations: a slip of the pen."""
 PAPERS: Final[Mapping[str, str]] = {
     "ConvNeXt": "Liu et al. 2022, arXiv 2201.03545",
     "DenseNet": "Huang et al. 2017, arXiv 1608.06993",
@@ -93,14 +96,14 @@ def _described(name: str) -> ModelSpec:
         raise UnknownModel(f"unknown model {name!r}; allowed: {FORM}, for example {_example()}")
     network, *numbers, suffix = match.groups()
     height, width, channels, classes = map(int, numbers)
-    _check(name, network, (height, width), classes, bool(suffix))
+    _check(name, network, (height, width), channels, classes, bool(suffix))
     shape = (height, width, channels)
     build = partial(build_application, network, shape, classes, bool(suffix))
     changed = ", every layer with a state replaced" if suffix else ""
     return ModelSpec(name, f"{network} of Keras{changed}", shape, classes, build, paper=_paper(network, bool(suffix)))
 
 
-def _check(name: str, network: str, sides: tuple[int, int], classes: int, suffix: bool) -> None:
+def _check(name: str, network: str, sides: tuple[int, int], channels: int, classes: int, suffix: bool) -> None:
     if network not in NETWORKS:
         close = difflib.get_close_matches(network, NETWORKS, n=1, cutoff=0.5)
         hint = f"; did you mean {close[0]!r}?" if close else ""
@@ -108,6 +111,8 @@ def _check(name: str, network: str, sides: tuple[int, int], classes: int, suffix
     smallest = SMALLEST_SIDE.get(network, 32)
     if min(sides) < smallest:
         raise UnknownModel(f"model {name!r}: {network} takes images of at least {smallest} x {smallest}")
+    if max(sides) > LARGEST_SIDE or channels > MOST_CHANNELS:
+        raise UnknownModel(f"model {name!r}: allowed: images of at most {LARGEST_SIDE} x {LARGEST_SIDE} x {MOST_CHANNELS}")
     if classes < 2:
         raise UnknownModel(f"model {name!r}: one class; allowed: 2 or more")
     if has_state(network) and not suffix:

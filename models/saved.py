@@ -69,8 +69,15 @@ class LoadSaved:
         try:
             return keras.saving.load_model(path, compile=False, safe_mode=True)
         except Exception as error:
-            reason = " ".join(str(error).split())[:300]
-            raise UnknownModel(f"{path}: Keras does not load it in safe mode: {reason}") from error
+            raise UnknownModel(f"{path}: {_why_not_loaded(str(error))}") from error
+
+
+def _why_not_loaded(said: str) -> str:
+    """Keras's own reasons are paragraphs; the first sentence of one is enough here."""
+    if "ambda" in said:
+        return "has a Lambda layer, which is code that would run here; save it with a layer of Keras in its place"
+    reason = " ".join(said.split()).partition(". ")[0]
+    return f"Keras does not load it in safe mode: {reason[:300]}"
 
 
 def _digest(path: Path) -> str:

@@ -103,7 +103,8 @@ def read_weights(path: Path) -> WeightsFile:
         with path.open("rb"):
             pass
     except OSError as error:
-        raise WeightsFileError(f"{path}: cannot be read ({error.strerror or error})") from error
+        hint = "; `fedrho export` writes one" if isinstance(error, FileNotFoundError) else ""
+        raise WeightsFileError(f"{path}: cannot be read ({error.strerror or error}){hint}") from error
     try:
         named, statement = READERS[path.suffix](path)
         return WeightsFile(path, named, None if statement is None else _statement(statement))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import sqlite3
-import sys
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -14,7 +13,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fedrho import cli, console
 from fedrho.privacy.noise import SystemNoise
 from fedrho.privacy.participation import Participation
 from fedrho.privacy.toeplitz import square_root_coefficients, toeplitz_sensitivity
@@ -25,9 +23,9 @@ from fedrho.server.coordinator import Surroundings, open_run
 from fedrho.server.release import Attempt
 from fedrho.server.storage.store import open_store
 from fedrho.server.tasks import parse_task
+from tests.commanding import Run, runner
 from tests.privacy.dense import SeededNoise
 
-Run = Callable[[str], tuple[int, str, str]]
 Values = dict[str, Any]
 
 BLOG = "--rounds 2000 --max-participations 6 --min-separation 314"
@@ -42,17 +40,8 @@ def account(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], 
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("COLUMNS", "80")
 
-    def run(line: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["fedrho", "account", *(part.replace("_", " ") for part in line.split(" ") if part)])
-        try:
-            with pytest.raises(SystemExit) as ended:
-                cli.main()
-        finally:
-            console.err.file.close()
-        out, err = capfd.readouterr()
-        return int(ended.value.code or 0), out, err
-
-    return run
+    run = runner(monkeypatch, capfd, "account")
+    return lambda line: run(*(part.replace("_", " ") for part in line.split(" ") if part))
 
 
 @pytest.fixture
@@ -213,6 +202,7 @@ def test_compare_rounds_against_itself(account: Run, values: Json) -> None:
     assert "6.984" in text
 
 
+@pytest.mark.slow
 def test_an_objective_that_applies_to_one_of_the_compared(values: Json) -> None:
     for given in ("--square-root", "--decay 0.9 --scale 0.1"):
         found = {name: values(f"compare {SMALL} {given} --objective {name}") for name in ("rmse", "max")}
@@ -265,6 +255,7 @@ def test_calibrate_finds_rounds_and_cohorts(values: Json) -> None:
     assert (found["cohort"] - 1) * 0.01 < found["noise_multiplier"] <= found["cohort"] * 0.01
 
 
+@pytest.mark.slow
 def test_compare_prints_losses_no_worse_than_the_best_known(values: Json) -> None:
     """PRIVACY 3.3, n = 1024, b = 128, k = 8; the optimisers may beat the anchors, and may miss them by 0.1 %."""
     found = values("compare --rounds 1024 --max-participations 8 --min-separation 128")
@@ -296,6 +287,7 @@ def test_compare_in_the_other_columns(n: int, b: int, k: int, tree: float, blt: 
     assert found["banded"]["rmse_loss"] <= banded * 1.001
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("goal", "least"), [("rmse", "rmse_loss"), ("max", "max_loss")])
 def test_each_objective_is_best_at_its_own_loss(goal: str, least: str, values: Json) -> None:
     found = {name: values(f"compare {SMALL} --objective {name}") for name in ("rmse", "max")}

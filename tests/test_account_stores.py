@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
-import sys
-from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -14,33 +12,21 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fedrho import cli, console
 from fedrho.privacy.noise import SystemNoise
 from fedrho.privacy.vectors import ClippedSum
 from fedrho.server.coordinator import Surroundings, open_run
 from fedrho.server.release import Attempt, RunState
 from fedrho.server.storage.store import open_store
 from fedrho.server.tasks import parse_task
+from tests.commanding import Run, runner
 from tests.server.conftest import TASK
-
-Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
 def account(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
     monkeypatch.setenv("COLUMNS", "80")
 
-    def run(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["fedrho", "account", "ledger", *arguments])
-        try:
-            with pytest.raises(SystemExit) as ended:
-                cli.main()
-        finally:
-            console.err.file.close()
-        out, err = capfd.readouterr()
-        return int(ended.value.code or 0), out, err
-
-    return run
+    return runner(monkeypatch, capfd, "account", "ledger")
 
 
 def values(account: Run, *arguments: str) -> Any:

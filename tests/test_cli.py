@@ -8,24 +8,22 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import typer
 
-from fedrho import cli, console, operate
+from fedrho import cli, operate
 from fedrho.privacy.noise import SystemNoise
 from fedrho.privacy.vectors import ClippedSum
 from fedrho.server.coordinator import Surroundings, open_run
 from fedrho.server.release import Attempt
 from fedrho.server.storage.store import open_store
 from fedrho.server.tasks import load_task
+from tests.commanding import Run, refused, runner
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "digits.toml"
-
-Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
@@ -36,32 +34,13 @@ def fedrho(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], t
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("COLUMNS", "80")
 
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["fedrho", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        console.err.file.close()
-        out, err = capfd.readouterr()
-        return int(ended.value.code or 0), out, err
-
-    return run
+    return runner(monkeypatch, capfd)
 
 
 def in_a_process(*arguments: object, cwd: Path | None = None) -> tuple[int, str, str]:
     command = [sys.executable, "-m", "fedrho", *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=cwd)
     return done.returncode, done.stdout, done.stderr
-
-
-def refused(result: tuple[int, str, str], *expected: str) -> None:
-    code, out, err = result
-    assert code == 2
-    assert out == ""
-    lines = err.strip().splitlines()
-    assert len(lines) == 1, err
-    assert lines[0].startswith("fedrho: ")
-    for text in expected:
-        assert text in lines[0]
 
 
 def edited(folder: Path, before: str, after: str) -> Path:
@@ -196,7 +175,7 @@ def test_demo_in_a_place_that_is_no_folder(fedrho: Run, tmp_path: Path) -> None:
         ("join 127.0.0.1:1", ("--data: missing",)),
         ("join --qq", ("--qq: no such option", "fedrho join --help")),
         ("demo --step 3", ("--step: no such option", "did you mean", "--steps")),
-        ("nonsense", ("no such command 'nonsense'; allowed: demo, serve, shard, join",)),
+        ("nonsense", ("no such command 'nonsense'; allowed: demo, serve, join, status",)),
         ("account nonsense", ("no such command 'nonsense'; allowed: spend, calibrate",)),
         ("status one two", ("unexpected extra argument", "two")),
     ],
@@ -252,6 +231,7 @@ def test_a_full_disk_behind_standard_output_is_one_line(line: str, buffering: st
     assert done.stderr == "fedrho: standard output cannot be written: No space left on device\n"
 
 
+@pytest.mark.slow
 def test_a_reader_that_has_left_is_told_nothing() -> None:
     reading, writing = os.pipe()
     os.close(reading)

@@ -11,10 +11,11 @@ import matplotlib as mpl
 import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
 
-from fedrho import plots
-from fedrho.account_options import check_picture
+from fedrho import drawing, plots
 from fedrho.console import BadInput
+from fedrho.picture_files import check_picture
 from fedrho.privacy.zcdp import Rho
 
 NOISE = {name: np.linspace(1, count, 50) for count, name in enumerate(("tree", "independent", "banded", "blt"), 2)}
@@ -79,12 +80,38 @@ def test_the_same_picture_is_the_same_file(tmp_path: Path) -> None:
 
 def test_lines_differ_without_colour() -> None:
     """By their dashes; the colours' luminance alone would not do."""
-    for one, other in itertools.combinations(plots.STYLES, 2):
+    looks = [drawing.look(place) for place in range(35)]
+    assert len({(style["color"], str(style["linestyle"])) for style in looks}) == 35
+    for one, other in itertools.combinations(looks[:5], 2):
         assert one["linestyle"] != other["linestyle"]
         assert to_rgb(one["color"]) != to_rgb(other["color"])
-    for style in plots.STYLES:
+    for style in looks:
         luminance = np.dot(to_rgb(style["color"]), (0.299, 0.587, 0.114))
         assert luminance < 0.7, "too pale on white"
+
+
+@pytest.mark.parametrize(
+    ("largest", "top"),
+    [
+        (0.0, 1),
+        (0.004, 0.005),
+        (0.11, 0.2),
+        (0.19, 0.2),
+        (0.2, 0.5),
+        (0.45, 0.5),
+        (0.49, 1),
+        (0.6, 1),
+        (1.0, 1),
+        (float("nan"), 1),
+    ],
+)
+def test_an_axis_of_accuracy_holds_the_data_and_begins_at_zero(largest: float, top: float) -> None:
+    figure = Figure()
+    axes = figure.add_subplot()
+    axes.set_ylabel("accuracy")
+    drawing.accuracy_axis(axes, [[0.0, largest], float("nan")])
+    assert axes.get_ylim() == pytest.approx((0, top))
+    assert ("axis ends at" in axes.get_ylabel()) == (top < 1)
 
 
 def test_what_is_drawn_as_spent_is_never_below_the_truth(tmp_path: Path) -> None:

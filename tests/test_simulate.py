@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 import xml.etree.ElementTree
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,10 @@ import numpy as np
 import pyarrow.parquet
 import pytest
 
-from fedrho import cli, console, study_plots
+from fedrho import study_plots
 from fedrho.simulations import checkpoints, records
 from fedrho.study_progress import StudyProgress
+from tests.commanding import Run, refused, runner
 from tests.simulations.test_study_folder import read_events
 from tests.simulations.toy_study import digests, run_toy, study_values, toy_study
 
@@ -38,8 +39,6 @@ FEW = [
 ]
 MARK = records.MARK
 
-Run = Callable[..., tuple[int, str, str]]
-
 
 @pytest.fixture
 def fedrho(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
@@ -47,23 +46,7 @@ def fedrho(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], t
     (tmp_path / "work").mkdir()
     monkeypatch.chdir(tmp_path / "work")
 
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["fedrho", "simulate", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        console.err.file.close()
-        out, err = capfd.readouterr()
-        return int(ended.value.code or 0), out, err
-
-    return run
-
-
-def refused(result: tuple[int, str, str], *expected: str) -> None:
-    code, out, err = result
-    assert (code, out) == (2, "")
-    assert len(err.strip().splitlines()) == 1, err
-    for text in expected:
-        assert text in err
+    return runner(monkeypatch, capfd, "simulate")
 
 
 @pytest.fixture(scope="module")
@@ -148,8 +131,9 @@ def test_every_panel_with_numbers_of_a_simulation_says_so(toy: Path) -> None:
 @pytest.mark.slow
 def test_pictures_have_labelled_axes_and_equal_bytes(toy: Path) -> None:
     assert "steps released" in texts(toy / "plots" / "accuracy.svg")
-    assert "rho spent if deployed (zCDP, one device)" in texts(toy / "plots" / "accuracy.svg")
+    assert "rho spent if deployed (zCDP, one device, zero-out)" in texts(toy / "plots" / "accuracy.svg")
     assert "epsilon spent if deployed (one device, delta = 1e-07)" in texts(toy / "plots" / "utility.svg")
+    assert "Neighbours: zero-out." in texts(toy / "plots" / "utility.svg")
     rows = records.rows((toy / "metrics.jsonl").read_bytes())
     for name, picture in study_plots.of_study("toy", "made-up", rows, 1e-7, 0.5).items():
         assert (toy / "plots" / name).read_bytes() == picture, name
@@ -181,7 +165,7 @@ def test_every_command_has_a_help(command: str, fedrho: Run) -> None:
         ([str(DIGITS), "--set", "task.stepps=3"], "task.stepps: unknown key; did you mean 'steps'?"),
         (["compare", "nowhere"], "nowhere: holds no study"),
         (["plot", "nowhere"], "nowhere: holds no study"),
-        (["paths", "--plot", "x.jpg"], "--plot x.jpg: allowed: a name that ends in .png or .svg"),
+        (["paths", "--plot", "x.jpg"], "--plot: 'x.jpg' is no file name that ends in .png, .svg, .pdf; nearest: x.svg"),
         (["paths", "--plot", "none/x.png"], "there is no folder none"),
         (["example", "nothing"], "no example 'nothing'; allowed: "),
     ],
@@ -271,6 +255,7 @@ def test_a_run_without_privacy_has_its_place_beside_others_by_steps_alone(toy: P
     assert not (tmp_path / "bare" / "plots" / "utility.svg").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".npz", ".safetensors"])
 def test_weights_of_a_study_are_exported_with_their_statement(suffix: str, tmp_path: Path, fedrho: Run) -> None:
     from fedrho.models.flat import FlatModel

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import overload
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from fedrho.client.examples import Example, ShuffledExamples
 from fedrho.client.stores.checked import DataFileError, Inputs, check_file, label_number, reason
@@ -54,6 +54,8 @@ class Frame:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 return self._read(path)
+        except UnidentifiedImageError:
+            raise DataFileError(f"{path}: not an image that can be used: no {' or '.join(FORMATS)}") from None
         except Exception as error:  # a decoder of damaged bytes may raise anything
             raise DataFileError(f"{path}: not an image that can be used: {reason(error)}") from error
 

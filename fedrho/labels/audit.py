@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fedrho import console
-from fedrho.account_options import check_picture
 from fedrho.console import BadInput
+from fedrho.picture_files import check_picture
 
 if TYPE_CHECKING:
     from fedrho.privacy.labels.audit import Finding, LabelAudit, Settings

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedrho.console import BadInput
+from fedrho.server.tasks import why_unreadable
 
 if TYPE_CHECKING:
     from fedrho.privacy.labels.audit import LabelAudit, Settings
@@ -173,4 +174,4 @@ def _text(path: Path) -> str:
     except FileNotFoundError as error:
         raise BadInput(f"{path}: no such file") from error
     except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(f"{path}: cannot be read as text ({error})") from error
+        raise BadInput(f"{path}: cannot be read as text ({why_unreadable(error)})") from error

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from fedrho.plots import GREY, STYLES, picture
+from fedrho.drawing import GREY, MARKERS, look
+from fedrho.plots import picture
 from fedrho.privacy.labels.audit import LabelAudit
 
 SHOWN = {
@@ -15,7 +16,6 @@ SHOWN = {
     "one run": "proved by the audit in one run",
     "likelihood ratio": "proved by the likelihood-ratio attack",
 }
-MARKERS = ("o", "s", "^")
 
 
 def claimed_and_found(path: Path, audits: Sequence[LabelAudit]) -> None:
@@ -26,9 +26,11 @@ def claimed_and_found(path: Path, audits: Sequence[LabelAudit]) -> None:
     with picture(path, title, "epsilon claimed (one label, substitution)", "epsilon found") as axes:
         axes.fill_between([0, most], [0, most], [most, most], color="#EFEFEF", linewidth=0)
         axes.plot([0, most], [0, most], color=GREY, linewidth=1, linestyle=":", label="found = claimed")
-        for (check, name), style, marker in zip(SHOWN.items(), STYLES, MARKERS, strict=False):
+        for place, (check, name) in enumerate(SHOWN.items()):
             found = [finding.found for one in audits for finding in one.findings if finding.check == check]
-            axes.plot(claims, np.minimum(found, most), label=name, marker=marker, markersize=5, linewidth=1.6, **style)
+            axes.plot(
+                claims, np.minimum(found, most), label=name, marker=MARKERS[place], markersize=5, linewidth=1.6, **look(place)
+            )
         axes.set(xlim=(0, most), ylim=(0, most))
         axes.annotate("the claim is false", (0, most), (8, -8), textcoords="offset points", va="top", color=GREY)
         axes.legend(frameon=False, loc="lower right")

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedrho.console import BadInput
+from fedrho.progress import Fetching
 from fedrho.simulations.data.base import DataSource
 
 Ints = NDArray[np.int64]
@@ -54,7 +55,7 @@ class LabelData:
         }
 
 
-def benchmark(name: str) -> LabelData:
+def benchmark(name: str, quiet: bool = False) -> LabelData:
     """A data set of the catalogue, pooled, or ratings; raises DataError, BadInput.
 
     Devices may have been shared out by label, so their order is undone: records are put in the order of their features' hashes,
@@ -66,12 +67,13 @@ def benchmark(name: str) -> LabelData:
     if name == "movielens-ratings":
         from fedrho.labels import ratings
 
-        return ratings.load()
+        return ratings.load(quiet)
     entry = catalogue.entry(name)
     models = [lookup(model) for model in entry.models]
     if not models or any(model.vocabulary == model.classes for model in models):  # a label is a feature of the next example
         raise BadInput(f"--dataset {name}: {entry.summary}; allowed: a data set whose examples are classified one by one")
-    dataset = catalogue.open_data(DataSource(name))
+    with Fetching(f"opening the data of {name}", quiet) as fetching:
+        dataset = catalogue.open_data(DataSource(name), fetching.show)
     parts = [dataset.examples(device) for device in range(dataset.size)]
     features = np.concatenate([part.features for part in parts])
     labels = np.concatenate([part.labels for part in parts]).astype(np.int64)

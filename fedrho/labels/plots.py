@@ -12,18 +12,16 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
-from fedrho.console import BadInput
-from fedrho.plots import GREY, dressed
-from fedrho.study_plots import MARKERS, drawn
+from fedrho.drawing import GREY, MARKERS, accuracy_axis, drawn, dressed, look, noted
+from fedrho.picture_files import check_picture, kind_of
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
-"""Okabe & Ito (2008), but for yellow, which is too pale on white; shapes tell lines apart as well."""
-LINES: tuple[Any, ...] = ("-", "--", "-.", ":")
+NAME = 26
+"""Characters of a line of the legend, which stands beside the axes."""
 
 
-def accuracy_picture(results: Mapping[str, Any]) -> dict[str, bytes]:
-    """As `png` and `svg`; the same bytes for the same results."""
-    return drawn((7.6, 5.2), lambda figure: _accuracy(figure, results))
+def accuracy_picture(results: Mapping[str, Any], kinds: Sequence[str] = ("png", "svg")) -> dict[str, bytes]:
+    """By kind; the same bytes for the same results."""
+    return drawn((7.6, 5.2), lambda figure: _accuracy(figure, results), kinds)
 
 
 def of_folder(path: Path, picture: Path | None) -> list[Path]:
@@ -31,12 +29,12 @@ def of_folder(path: Path, picture: Path | None) -> list[Path]:
     from fedrho.labels.runs import RESULTS, read_json
     from fedrho.simulations.files import write_whole
 
-    if picture is not None and (picture.suffix not in (".png", ".svg") or not picture.parent.is_dir()):
-        raise BadInput(f"--plot {picture}: allowed: a .png or .svg in a folder that is there")
-    contents = accuracy_picture(read_json(path / RESULTS))
+    check_picture(picture)
+    results = read_json(path / RESULTS)
     if picture is not None:
-        wanted = {picture: contents[picture.suffix[1:]]}
+        wanted = {picture: accuracy_picture(results, [kind_of(picture)])[kind_of(picture)]}
     else:
+        contents = accuracy_picture(results)
         (path / "plots").mkdir(exist_ok=True)
         wanted = {path / "plots" / f"accuracy.{ending}": content for ending, content in contents.items()}
     for place, content in wanted.items():
@@ -65,13 +63,23 @@ def _accuracy(figure: Figure, results: Mapping[str, Any]) -> None:
     for place, (name, runs) in enumerate(methods.items()):
         _line(axes, name, runs, place, moved, place - (len(methods) - 1) / 2)
     _levels(axes, results)
-    axes.set_ylim(0, 1)
+    accuracy_axis(axes, _heights(results))
     _epsilons(axes, epsilons)
     if axes.get_legend_handles_labels()[0]:
         figure.legend(frameon=False, fontsize=8, loc="outside right upper")
     deltas = {one["statement"]["delta"] for one in results["runs"] if one["statement"]["delta"]}
     note = f"{results['measured_on']}." + (f" DP-SGD is of delta {max(deltas):g}, all others pure." if deltas else "")
-    figure.supxlabel(textwrap.fill(note, 110), fontsize=8, color=GREY)
+    noted(figure, note, 110)
+
+
+def _heights(results: Mapping[str, Any]) -> list[float]:
+    """All that is drawn, with the ends of its bars."""
+    known = [one for one in results["runs"] if one["accuracy_mean"] is not None]
+    return [results["constant_accuracy"] or 0.0, *(one["accuracy_mean"] + _bar(one) for one in known)]
+
+
+def _bar(one: Mapping[str, Any]) -> float:
+    return float(one.get("accuracy_std") or one.get("accuracy_standard_error") or 0.0)
 
 
 def _by_ratio(epsilons: Sequence[float]) -> bool:
@@ -106,10 +114,9 @@ def _line(
     axes.errorbar(
         [moved(float(one["epsilon"]), steps) for one in runs],
         [one["accuracy_mean"] for one in runs],
-        yerr=[one["accuracy_std"] or one.get("accuracy_standard_error") or 0.0 for one in runs],
-        label=name,
-        color=COLOURS[place % len(COLOURS)],
-        linestyle=LINES[place % len(LINES)],
+        yerr=[_bar(one) for one in runs],
+        label=textwrap.fill(name, NAME),
+        **look(place),
         marker=MARKERS[place % len(MARKERS)],
         markersize=4.5,
         linewidth=1.6,
@@ -121,7 +128,13 @@ def _line(
 def _levels(axes: Axes, results: Mapping[str, Any]) -> None:
     for one in results["runs"]:
         if one["epsilon"] is None and one["accuracy_mean"] is not None:
-            axes.axhline(one["accuracy_mean"], color=GREY, linewidth=1.2, linestyle=(0, (5, 2)), label=f"{one['name']}")
+            axes.axhline(
+                one["accuracy_mean"],
+                color=GREY,
+                linewidth=1.2,
+                linestyle=(0, (5, 2)),
+                label=textwrap.fill(str(one["name"]), NAME),
+            )
     if results["constant_accuracy"] is not None:
         axes.axhline(
             results["constant_accuracy"], color=GREY, linewidth=1.2, linestyle=(0, (1, 2)), label="best constant predictor"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from typing import Self
 
 from fedrho.stoppable import StoppableBar
 
@@ -11,28 +11,27 @@ class TrainProgress(StoppableBar):
     """Trainings done, of all."""
 
     def __init__(self, trainings: int, quiet: bool) -> None:
-        columns = (
-            TextColumn("training"),
-            MofNCompleteColumn(),
-            BarColumn(bar_width=16),
-            TimeElapsedColumn(),
-            TextColumn("ETA"),
-            TimeRemainingColumn(elapsed_when_finished=True),
-            TextColumn("{task.description}", markup=False),
-        )
-        super().__init__(columns, trainings, quiet, "training")
+        super().__init__("training", trainings, quiet)
         self._name = ""
+        self._skipped = False
+
+    def __enter__(self) -> Self:
+        self.reach(0)
+        return super().__enter__()
 
     def begun(self, name: str, skipped: bool = False) -> None:
-        self._name = name
-        self._bar.update(self._task, description=f"{name}{', done before' if skipped else ''}")
+        self._name, self._skipped = name, skipped
+        self.say(f"{name}{', done before' if skipped else ''}")
 
     def within(self, text: str) -> None:
-        self._bar.update(self._task, description=f"{self._name}: {text}")
+        self.say(f"{self._name}: {text}")
 
     def fitting(self, done: int, steps: int, loss: float) -> None:
         """As `KerasLearner` tells it; the loss is that on answers."""
         self.within(f"step {done}/{steps}, loss on answers {loss:.3f}")
 
     def ended(self) -> None:
-        self._bar.advance(self._task)
+        if self._skipped:
+            self.skip_to(self._done + 1)
+        else:
+            self.reach(self._done + 1)

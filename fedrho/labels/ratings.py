@@ -12,6 +12,7 @@ import numpy as np
 from fedrho.labels.data import LabelData
 from fedrho.models.ratings import USERS
 from fedrho.privacy.labels.stages import split
+from fedrho.progress import Fetching
 from fedrho.simulations.data.archives import MOVIELENS_FILE, RATINGS
 from fedrho.simulations.data.cache import Arrays, Cache
 
@@ -20,9 +21,10 @@ STARS: Final = 5
 VERSION: Final = 1
 
 
-def load() -> LabelData:
+def load(quiet: bool = False) -> LabelData:
     """Fetched where it is missing, with its checksum; GroupLens lets nobody hand it on. Raises DataError."""
-    table = Cache().arrays(NAME, VERSION, (MOVIELENS_FILE,), decoded)["ratings"]
+    with Fetching("opening the ratings", quiet) as fetching:
+        table = Cache(progress=fetching.show).arrays(NAME, VERSION, (MOVIELENS_FILE,), decoded)["ratings"]
     return of_table(np.asarray(table))
 
 

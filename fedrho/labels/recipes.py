@@ -6,12 +6,15 @@ own. A recipe is data: `Recipe` holds sections of an experiment's file, as a use
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from fedrho.console import BadInput
 from fedrho.labels.settings import ExperimentFile, made
+from fedrho.simulations.data import catalogue
+from fedrho.usage import near
 
 Section = dict[str, Any]
 
@@ -201,7 +204,7 @@ def runs(chosen: Recipe, method: str, epsilons: list[float], changes: Section) -
     `changes` are of every stage, such as a temperature that a user wants. Raises BadInput for a method that there is not.
     """
     if method not in METHODS:
-        raise BadInput(f"--method {method}: allowed: {', '.join(METHODS)}")
+        raise BadInput(f"--method {method}: allowed: {', '.join(METHODS)}{near(method, METHODS)}")
     if method == "non-private":
         return [{"name": NAMES[method], "kind": "non-private"}]
     made = [_run(chosen, method, epsilon, changes) for epsilon in epsilons]
@@ -283,6 +286,13 @@ def experiment(
     """What the options of `fedrho labels train` mean; None of them is not said. Raises BadInput."""
     if (options["dataset"] is None) == (options["data"] is None):
         raise BadInput("give --dataset, --data or an EXPERIMENT.toml, one of the three; `fedrho data` lists the data sets")
+    known = (*catalogue.names(), "movielens-ratings")
+    if options["dataset"] not in (None, *known):
+        name = options["dataset"]
+        raise BadInput(f"--dataset {name}: unknown; `fedrho data list` says which there are{near(name, known)}")
+    for epsilon in epsilons:
+        if not 0 <= epsilon < math.inf:
+            raise BadInput(f"--epsilon {epsilon:g}: must be finite and not negative")
     chosen = recipe(options["dataset"])
     model = options["model"] or chosen.model
     if not model:

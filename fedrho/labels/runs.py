@@ -33,6 +33,7 @@ from fedrho.console import BadInput
 from fedrho.labels.settings import ExperimentFile
 from fedrho.privacy.labels.answers import Answers
 from fedrho.privacy.vectors import FloatVector
+from fedrho.server.tasks import why_unreadable
 from fedrho.simulations import files
 from fedrho.simulations.folder import FolderError
 
@@ -220,7 +221,7 @@ def stored(path: Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise FolderError(f"{path}: holds no experiment; allowed: a folder that `fedrho labels train` wrote") from error
     except (OSError, ValueError) as error:
-        raise FolderError(f"{path / EXPERIMENT}: cannot be read ({error})") from error
+        raise FolderError(f"{path / EXPERIMENT}: cannot be read ({why_unreadable(error)})") from error
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -232,7 +233,7 @@ def read_json(path: Path) -> dict[str, Any]:
             f"{path}: is not there; `fedrho labels train --out {path.parent}` goes on where it was broken off"
         ) from error
     except (OSError, ValueError) as error:
-        raise FolderError(f"{path}: cannot be read ({error})") from error
+        raise FolderError(f"{path}: cannot be read ({why_unreadable(error)})") from error
     return content
 
 

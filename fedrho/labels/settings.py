@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field, ValidationError, model_validator
 
 from fedrho.console import BadInput
-from fedrho.server.tasks import LONGEST_FILE, Section, explain, shortened
+from fedrho.server.tasks import LONGEST_FILE, Section, explain, shortened, why_unreadable
 from fedrho.simulations.toml_text import toml_text
 
 if TYPE_CHECKING:
@@ -226,7 +226,7 @@ def read_experiment(path: Path, seeds: int | None = None) -> ExperimentFile:
     except FileNotFoundError as error:
         raise BadInput(f"{path}: no such file; `--dataset digits --method lp-2st` needs none") from error
     except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(f"{path}: cannot be read as text ({error})") from error
+        raise BadInput(f"{path}: cannot be read as text ({why_unreadable(error)})") from error
     if len(text) > LONGEST_FILE:
         raise BadInput(f"{path}: {len(text)} characters are no experiment; allowed: up to {LONGEST_FILE}")
     try:

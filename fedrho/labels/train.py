@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fedrho import console
+from fedrho import completions, console
 from fedrho.console import BadInput
 
 if TYPE_CHECKING:
@@ -23,7 +23,13 @@ def train(
         Path | None, typer.Argument(metavar="EXPERIMENT.toml", help="All of this as a file, stage by stage.", show_default=False)
     ] = None,
     dataset: Annotated[
-        str | None, typer.Option(metavar="NAME", help="A benchmark of `fedrho data`, pooled.", show_default=False)
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="A benchmark of `fedrho data`, pooled.",
+            show_default=False,
+            autocompletion=completions.of(completions.LABEL_DATA),
+        ),
     ] = None,
     data: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Records of your own: .npz or .csv.", show_default=False)
@@ -47,13 +53,19 @@ def train(
     ] = False,
     model: Annotated[
         str | None,
-        typer.Option(metavar="NAME|FILE", help="A model of the zoo or a .keras file.", show_default="of the data set"),
+        typer.Option(
+            metavar="NAME|FILE",
+            help="A model of the zoo or a .keras file.",
+            show_default="of the data set",
+            autocompletion=completions.models,
+        ),
     ] = None,
     method: Annotated[
         list[str] | None,
         typer.Option(
             help="lp-1st, lp-2st, cluster-prior, forward, consensus, alibi, per-bit, dp-sgd, non-private. Repeatable.",
             show_default="lp-2st",
+            autocompletion=completions.of(completions.METHODS),
         ),
     ] = None,
     epsilon: Annotated[list[float] | None, typer.Option(help="What a label pays in all. Repeatable.", show_default=False)] = None,
@@ -63,7 +75,12 @@ def train(
         typer.Option(metavar="SHARES", help="lp-2st: shares of the stages, as 0.65,0.35; any number.", show_default="recipe"),
     ] = None,
     prior: Annotated[
-        str | None, typer.Option(help="lp-2st: prior of later stages, model or denoised.", show_default="recipe")
+        str | None,
+        typer.Option(
+            help="lp-2st: prior of later stages, model or denoised.",
+            show_default="recipe",
+            autocompletion=completions.of(("model", "denoised")),
+        ),
     ] = None,
     temperature: Annotated[
         float | None, typer.Option(help="lp-2st: of the prior `model`; below 1 sharpens.", show_default="recipe")
@@ -150,7 +167,7 @@ def _run(chosen: ExperimentFile, out: Path | None, again: bool, threads: int, qu
     from fedrho.labels.training import Trainer, keras_learner, model_spec
     from fedrho.simulations.folder import fresh
 
-    data = _opened(chosen)
+    data = _opened(chosen, quiet)
     _threads(threads)
     progress = TrainProgress(experiment.trainings(chosen), quiet)
     learner = keras_learner(chosen, data, progress.fitting)
@@ -163,11 +180,11 @@ def _run(chosen: ExperimentFile, out: Path | None, again: bool, threads: int, qu
     return {**results, "folder": str(path)}
 
 
-def _opened(chosen: ExperimentFile) -> LabelData:
+def _opened(chosen: ExperimentFile, quiet: bool) -> LabelData:
     from fedrho.labels.data import benchmark, own
 
     if chosen.dataset is not None:
-        return benchmark(chosen.dataset)
+        return benchmark(chosen.dataset, quiet)
     test = None if chosen.test is None else Path(chosen.test)
     return own(Path(chosen.data or ""), chosen.label, chosen.classes, test, chosen.labels_are_public, chosen.user)
 
@@ -237,7 +254,7 @@ def _accuracy(one: dict[str, Any]) -> str:
 def plot(
     folder: FolderArgument,
     picture: Annotated[
-        Path | None, typer.Option("--plot", metavar="PATH", help="The picture: .png or .svg.", show_default="FOLDER/plots")
+        Path | None, typer.Option("--plot", metavar="FILE.png|svg|pdf", help="The picture.", show_default="both, in FOLDER/plots")
     ] = None,
 ) -> None:
     """Draw accuracy against epsilon of a finished folder anew.

@@ -83,9 +83,8 @@ def test_devices_that_vanish_interrupt_and_are_slow_hold_nothing_up(tmp_path: Pa
 
 def test_night_that_ends_breaks_visits_off_and_their_seats_are_given_back(tmp_path: Path) -> None:
     engine = open_small_run(small_task(steps=1, goal=30, overselect=1.0, max_times=1), now=time.monotonic())
-    fleet = live(
-        engine, 40, tmp_path, Habits(day=4.0, slow=1.0, link=5200.0)
-    )  # half a second for the weights, and for the update
+    # A visit takes 1.6 s for weights and update, and begins anywhere in a night of 3 s.
+    fleet = live(engine, 40, tmp_path, Habits(spread=5.0, day=6.0, slow=1.0, link=3250.0))
     assert fleet.counts.visits["interrupted"] > 0
     assert fleet.ledgers().lost == 0
 

@@ -88,6 +88,7 @@ def test_process_killed_inside_record_leaves_a_usable_history_without_it(tmp_pat
     assert opened(path).record(RUN, 7, TERMS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("exists", [True, False])
 def test_of_racing_processes_exactly_one_may_give_each_step(tmp_path: Path, exists: bool) -> None:
     path = tmp_path / "device.sqlite"

@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import json
 import math
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from fedrho import cli, console
 from fedrho.labels import audit as command
 from fedrho.privacy.labels.audit import Settings
 from fedrho.privacy.labels.audited import MECHANISMS, audited
 from fedrho.privacy.labels.chance import SystemChance
 from fedrho.privacy.labels.ledger import LabelLedger
+from tests.commanding import Run, runner
 from tests.privacy.labels.drawn import Seeded
 
-Run = Callable[[str], tuple[int, str, str]]
 FEW = "--draws 1000 --canaries 1000"
 
 
@@ -28,17 +26,8 @@ def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_
     """Runs `fedrho labels audit` with these arguments in an empty folder: exit code, standard output, standard error."""
     monkeypatch.chdir(tmp_path)
 
-    def ran(line: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["fedrho", "labels", "audit", *line.split()])
-        try:
-            with pytest.raises(SystemExit) as ended:
-                cli.main()
-        finally:
-            console.err.file.close()
-        out, err = capfd.readouterr()
-        return int(ended.value.code or 0), out, err
-
-    return ran
+    run = runner(monkeypatch, capfd, "labels", "audit")
+    return lambda line: run(*line.split())
 
 
 def mutant(path: Path) -> None:

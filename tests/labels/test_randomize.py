@@ -11,21 +11,18 @@ import random
 import re
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from fedrho import cli, console
 from fedrho.labels import answering
 from fedrho.labels.answered import alone
 from fedrho.labels.answering import by_class
 from fedrho.labels.csv_file import CsvFile, Record
 from fedrho.privacy.labels.chance import SystemChance
-
-Run = Callable[..., tuple[int, str, str]]
+from tests.commanding import Run, runner
 
 
 @pytest.fixture
@@ -33,17 +30,8 @@ def labels(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], t
     """Runs `fedrho labels` with these arguments in an empty folder: exit code, standard output, standard error."""
     monkeypatch.chdir(tmp_path)
 
-    def run(line: str, *more: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["fedrho", "labels", *line.split(), *more])
-        try:
-            with pytest.raises(SystemExit) as ended:
-                cli.main()
-        finally:
-            console.err.file.close()
-        out, err = capfd.readouterr()
-        return int(ended.value.code or 0), out, err
-
-    return run
+    run = runner(monkeypatch, capfd, "labels")
+    return lambda line, *more: run(*line.split(), *more)
 
 
 def told(path: str) -> list[dict[str, str]]:

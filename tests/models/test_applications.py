@@ -96,6 +96,7 @@ def test_a_step_of_training_reaches_every_weight_of_a_network_without_state() ->
         assert np.mean(before[part] != model.weights()[part]) > 0.5, segment.name
 
 
+@pytest.mark.slow
 def test_names_do_not_depend_on_what_was_built_before_in_the_process() -> None:
     def names() -> list[str]:
         return [layer.name for layer in stateless(normalized()).layers[1:]]

@@ -83,6 +83,7 @@ def test_coins_are_uniform_and_independent_of_who_else_is_asked() -> None:
         assert abs(np.corrcoef(drawn, other)[0, 1]) < 5.0 / math.sqrt(100_000)
 
 
+@pytest.mark.slow
 def test_uniform_arrival_counts_everybody_equally_often() -> None:
     """A cohort without replacement has less variance than its chi-square allows for, so a large statistic is all that is held
     against it."""

@@ -15,7 +15,7 @@ import pyarrow.parquet
 import pytest
 
 from fedrho.server.tasks import load_task
-from fedrho.simulations import checkpoints, records
+from fedrho.simulations import checkpoints, events, records
 from fedrho.simulations.folder import DiskFull, FolderError, StudyFolder, check_new, check_same, fresh, stored_values
 from fedrho.simulations.study import StudyError, load_study
 from tests.simulations.toy_study import digests, run_toy, study_values, toy_study
@@ -246,3 +246,14 @@ def test_a_sampled_study_has_epsilon_and_no_rho_and_no_task_for_a_server(tmp_pat
 def test_a_study_error_names_file_and_key(tmp_path: Path) -> None:
     with pytest.raises(StudyError, match=r"nothing\.toml: no such file; `fedrho simulate example`"):
         load_study(tmp_path / "nothing.toml")
+
+
+def test_a_statement_is_a_text_for_tensorboard(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    (tmp_path / events.FILE).write_bytes(events.beginning())
+    (tmp_path / events.TEXTS).write_bytes(events.of_texts(12, {"statement": "it protects nobody\n"}))
+    found = EventAccumulator(str(tmp_path)).Reload()
+    (shown,) = found.Tensors("statement/text_summary")
+    assert (shown.step, list(shown.tensor_proto.string_val)) == (12, [b"```\nit protects nobody\n```"])
+    assert found.SummaryMetadata("statement/text_summary").plugin_data.plugin_name == "text"

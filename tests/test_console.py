@@ -1,0 +1,285 @@
+"""What people see of a command: bars that never wrap, a cursor that comes back, help, names at Tab, and exit codes."""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+import select
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fedrho import completions, console
+from fedrho.commands import PANELS, PLACES
+from fedrho.labels.recipes import METHODS
+from fedrho.progress import Bar, FileProgress, Pace, clock, rate_text
+from fedrho.server.tasks import ALGORITHMS
+from fedrho.simulations.data import catalogue
+from fedrho.simulations.study import ENGINES
+from fedrho.usage import near
+from tests.commanding import Run, refused, runner
+
+HIDE, SHOW = b"\x1b[?25l", b"\x1b[?25h"
+
+
+@pytest.fixture
+def fedrho(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
+    monkeypatch.chdir(tmp_path)
+    return runner(monkeypatch, capfd)
+
+
+# -- pace and bar --------------------------------------------------------------------------------------------------------------
+
+
+def test_a_pace_forgets_the_slow_beginning_and_slows_while_the_next_is_overdue() -> None:
+    pace = Pace(100)
+    assert pace.left(0.0) is None
+    pace.reached(0, 0.0)
+    for done in range(1, 31):
+        pace.reached(done, 50.0 + done)  # fifty seconds of tracing, then one a second
+    assert pace.rate(80.0) == pytest.approx(1.0)
+    assert pace.left(80.0) == pytest.approx(70.0)
+    assert pace.left(80.5) == pytest.approx(69.5)
+    slow = pace.rate(180.0)
+    assert slow is not None
+    assert slow < 0.2
+    pace.skipped_to(60, 181.0)
+    assert pace.rate(182.0) is None
+
+
+@pytest.mark.parametrize("width", [20, 40, 60, 80, 120, 200])
+@pytest.mark.parametrize("plain", [False, True])
+def test_a_line_is_never_wider_than_the_terminal(width: int, plain: bool) -> None:
+    for bar in (Bar("training", 12345), Bar("step", None), FileProgress("a-name-of-a-file.tar.gz", 10 << 20)):
+        bar.reach(1, "rho 4.1 of 10, accuracy 0.881 (simulation), " * 3)
+        bar.reach(70)
+        text = bar.line(width, time.monotonic() + 1, plain).plain
+        assert len(text) <= width
+        assert "\n" not in text
+        assert not plain or text.isascii()
+
+
+def test_a_line_says_unit_done_rate_time_left_and_budget() -> None:
+    bar = Bar("step", 30)
+    began = time.monotonic()
+    bar.reach(0)
+    bar.reach(12, "rho 4.1 of 10")
+    assert re.fullmatch(r"step 12/30 ━+ +[\d.]+ \S+ ETA \d+:\d\d rho 4.1 of 10", bar.line(80, began + 5).plain)
+    bar.reach(30, "rho 10 of 10")
+    assert re.fullmatch(r"step 30/30 ━+ +[\d.]+ \S+ in 0:0\d rho 10 of 10", bar.line(80, began + 5).plain)
+
+
+def test_rates_and_times_are_said_as_people_say_them() -> None:
+    assert [rate_text(rate, "step") for rate in (2400.4, 2.08, 0.25, 0.001)] == [
+        "2400 steps/s",
+        "2.08 steps/s",
+        "4 s/step",
+        "16.7 min/step",
+    ]
+    assert [clock(seconds) for seconds in (8, 750, 11100, 356700)] == ["0:08", "12:30", "3:05:00", "4 d 3:05:00"]
+
+
+# -- on a terminal -------------------------------------------------------------------------------------------------------------
+
+
+def on_a_terminal(code: str, number: int | None, **environment: str) -> tuple[int, bytes]:
+    """Runs `code` behind a terminal of 60 columns; sends a signal when it says `ready`. Exit code and all that was written."""
+    command = [sys.executable, "-c", f"import fedrho.cli as cli, sys; from fedrho import console\n{code}"]
+    primary, secondary = pty.openpty()
+    settings = {**os.environ, "COLUMNS": "60", "TERM": "xterm", **environment}
+    with subprocess.Popen(command, stdout=secondary, stderr=secondary, stdin=secondary, env=settings) as process:
+        os.close(secondary)
+        written = b""
+        while select.select([primary], [], [], 30)[0]:
+            try:
+                written += os.read(primary, 65536)
+            except OSError:
+                break
+            if number is not None and b"ready" in written:
+                process.send_signal(number)
+                number = None
+        os.close(primary)
+    return process.returncode, written
+
+
+SPINNER = """
+import time
+def app(**_):
+    with console.working("ready"):
+        time.sleep(30)
+cli.app = app
+cli.main()
+"""
+BAR = """
+from fedrho.progress import StepProgress
+console.keep_stderr()
+with StepProgress(3) as progress:
+    for step in range(4):
+        progress.show(step, "rho 1 of 2, and words enough to fill a line of sixty columns twice over, or nearly so")
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_command_that_is_stopped_gives_the_cursor_back(number: int) -> None:
+    code, written = on_a_terminal(SPINNER, number)
+    assert code == 130
+    assert HIDE in written
+    assert written.rindex(SHOW) > written.rindex(HIDE)
+    assert written.endswith(b"fedrho: stopped\r\n")
+
+
+def test_a_bar_stays_on_its_line_and_where_there_is_no_cursor_it_is_lines() -> None:
+    code, written = on_a_terminal(BAR, None)
+    assert code == 0
+    assert written.count(b"\n") == 1
+    assert written.rindex(SHOW) > written.rindex(HIDE)
+    code, written = on_a_terminal(BAR, None, TERM="dumb")
+    assert b"\x1b" not in written
+    assert [line.split()[1] for line in written.decode().splitlines()] == ["0/3", "1/3", "2/3", "3/3"]
+
+
+def test_letters_that_cannot_be_written_are_spelled() -> None:
+    line = "console.keep_stderr(); console.spell_what_cannot_be_encoded(); print('\\u03b5'); console.err.print('\\u03c1')"
+    command = [sys.executable, "-c", f"import fedrho.cli; from fedrho import console; {line}"]
+    done = subprocess.run(command, capture_output=True, env={**os.environ, "PYTHONIOENCODING": "ascii"}, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"\\u03b5\n", b"\\u03c1\n")
+
+
+# -- help ----------------------------------------------------------------------------------------------------------------------
+
+
+def test_the_help_lists_every_command_once_on_one_line_without_importing_any(
+    fedrho: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert [name for commands in PANELS.values() for name in commands] == list(PLACES)
+    code, out, err = fedrho("--help")
+    assert (code, err) == (0, "")
+    for name, said in ((name, said) for commands in PANELS.values() for name, said in commands.items()):
+        assert re.search(rf"^│ {name} +{re.escape(said)} +│$", out, re.MULTILINE), name
+    assert max(map(len, out.splitlines())) <= 80
+    found = subprocess.run(
+        [sys.executable, "-c", "import sys; sys.argv = ['fedrho', '--help']\nimport fedrho.cli as c\ntry: c.main()\n"
+         "except SystemExit: print('numpy' in sys.modules, file=sys.stderr)"],
+        capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert found.stderr == "False\n"
+
+
+def commands(group: Any, path: str = "fedrho") -> list[tuple[str, Any]]:
+    found = []
+    for name, command in group.commands.items():
+        whole = f"{path} {name}"
+        found += commands(command, whole) if hasattr(command, "commands") else [(whole, command)]
+    return found
+
+
+def test_every_command_has_an_example_of_itself_in_its_help() -> None:
+    import typer.main
+
+    from fedrho import cli
+
+    every = commands(typer.main.get_command(cli.app))
+    assert len(every) > 40
+    for path, command in every:
+        short = path.replace("simulate run", "simulate")
+        assert re.search(rf"Example: ({path}|{short})\b", command.help), path
+
+
+def test_no_name_of_an_option_is_cut_where_a_console_has_80_columns() -> None:
+    import typer.main
+    from typer.testing import CliRunner
+
+    from fedrho import cli
+
+    narrow = CliRunner(env={"COLUMNS": "80", "LINES": "25"})
+    for path, command in commands(typer.main.get_command(cli.app)):
+        shown = narrow.invoke(cli.app, [*path.split()[1:], "--help"], color=False).stdout.split()
+        names = {name for one in command.params for name in one.opts if name.startswith("--")}
+        assert names - set(shown) <= {"--require-device-certificate"}, path  # the longest; no other name begins like what is left
+
+
+# -- completion ----------------------------------------------------------------------------------------------------------------
+
+
+def completed(line: str) -> list[str]:
+    words = line.split(" ")
+    environment = {"_FEDRHO_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": str(len(words) - 1)}
+    command = [sys.executable, "-c", "import sys; sys.argv = ['fedrho']; from fedrho.cli import main; main()"]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **environment}, timeout=60)
+    assert done.stderr == ""
+    return done.stdout.split()
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("fedrho s", ["serve", "status", "shard", "simulate"]),
+        ("fedrho models show digits-", ["digits-logistic", "digits-mlp", "digits-wide-mlp"]),
+        ("fedrho simulate --eng", ["--engine"]),
+        ("fedrho serve examples/dig", []),
+    ],
+)
+def test_tab_completes(line: str, expected: list[str]) -> None:
+    assert completed(line) == expected
+
+
+def test_names_that_are_completed_are_those_there_are() -> None:
+    from fedrho.client.computer import BUILT_IN
+    from fedrho.demo_command import Algorithm
+
+    assert catalogue.names() == completions.DATA_SETS
+    assert tuple(METHODS) == completions.METHODS
+    assert set(completions.ENGINES) < set(ENGINES)
+    assert {name.rstrip("=") for name in completions.CONDITIONS} == set(BUILT_IN)
+    assert {one.value for one in Algorithm} == set(ALGORITHMS)
+
+
+# -- errors and exit codes -----------------------------------------------------------------------------------------------------
+
+
+def test_a_wrong_name_gets_the_near_one(fedrho: Run) -> None:
+    refused(fedrho("demmo"), "did you mean demo?")
+    refused(fedrho("account", "spend", "--mechanism", "tre", "--noise-multiplier", 1), "did you mean 'tree'?")
+    refused(fedrho("simulate", "example", "digitz"), "did you mean 'digits'?")
+    refused(fedrho("labels", "train", "--dataset", "digitz", "--epsilon", 1), "--dataset digitz", "did you mean 'digits'?")
+    assert near("qqqq", ["tree"]) == ""
+
+
+@pytest.mark.parametrize("line", ["serve", "simulate", "account membership", "labels train", "labels audit --matrix"])
+def test_a_folder_where_a_file_belongs_is_said_so(line: str, fedrho: Run, tmp_path: Path) -> None:
+    (tmp_path / "folder.toml").mkdir()
+    code, out, err = fedrho(*line.split(), "folder.toml")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "folder" in err.replace("folder.toml", "") or "Is a directory" in err
+    assert "Errno" not in err
+
+
+def test_what_would_be_ignored_is_refused(fedrho: Run) -> None:
+    refused(fedrho("predict", "m.npz", "--text", "a", "--temperature", 2), "--temperature", "--continue")
+    refused(fedrho("predict", "m.npz", "--features", "1", "--seed", 2), "--seed", "--continue")
+
+
+def test_sizes_and_addresses_are_checked_before_anything_is_built(fedrho: Run, tmp_path: Path) -> None:
+    refused(fedrho("models", "show", "applications:MobileNetV2:99999x99999x3:10:stateless"), "at most 1024 x 1024")
+    refused(fedrho("shard", "nohost"), "not HOST:PORT")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_exit_codes_that_are_documented_are_those_there_are(fedrho: Run) -> None:
+    """One real case each; 130 is above. Of 1, an audit that finds less noise than is claimed, and a pipe that nobody reads."""
+    assert fedrho("--version")[0] == 0
+    assert fedrho("simulate", "nothing.toml")[0] == 2
+    Path("m.csv").write_text("0.9,0.1\n0.1,0.9\n")
+    code, _, err = fedrho("labels", "audit", "--matrix", "m.csv", "--epsilon", 1)
+    assert (code, err.count("\n")) == (1, 1)
+    page = (Path(__file__).parents[1] / "docs" / "cli.md").read_text(encoding="utf-8")
+    table = page.partition("## Exit codes")[2].partition("## ")[0]
+    assert re.findall(r"^\| (\d+) \|", table, re.MULTILINE) == ["0", "1", "2", "130"]
+    assert not console.err.is_terminal
