@@ -17,8 +17,9 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN and threading.current_threa
 
 @pytest.fixture(autouse=True)
 def _interruptible() -> Iterator[None]:
-    """A command that ran in the test's own process ignores Ctrl-C from its end on, and what later tests start would, too."""
-    before = signal.getsignal(signal.SIGINT)
+    """A command that ran in the test's own process leaves its way with signals behind, which later tests would get."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     yield
-    if signal.getsignal(signal.SIGINT) is not before:
-        signal.signal(signal.SIGINT, before)
+    for number, handler in before.items():
+        if signal.getsignal(number) is not handler:
+            signal.signal(number, handler)

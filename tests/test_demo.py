@@ -103,7 +103,7 @@ def test_the_demo_learns_and_says_what_it_spent(algorithm: str, seed: int, start
     assert 9.99 < result["rho"] <= 10.0
     assert result["store"] == str(folder)
     assert len(result["assumptions"]) >= 5
-    assert "step 30/30 reports 300 rho 10 accuracy" in err
+    assert "step 30/30 rho 10 of 10, accuracy" in err
     assert_nothing_left(folder)
     assert_histories_keep_the_promise(folder)
 

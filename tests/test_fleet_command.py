@@ -15,7 +15,8 @@ from fedrho.client.fleet import Counts, Ledgers
 from fedrho.fleet import _fleet_json, _histories
 from tests.client.fleet import contributions, open_small_run, small_task
 from tests.client.serving import serving
-from tests.test_cli import Run, fedrho, refused
+from tests.commanding import Run, refused
+from tests.test_cli import fedrho
 
 __all__ = ["fedrho"]
 

@@ -18,7 +18,8 @@ import typer.main
 
 from fedrho import cli
 from fedrho.client.conditions import condition
-from tests.test_cli import EXAMPLE, Run, fedrho, refused
+from tests.commanding import Run, refused
+from tests.test_cli import EXAMPLE, fedrho
 
 __all__ = ["fedrho"]
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import sys
 import warnings
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +12,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fedrho import cli, console
 from fedrho.export import write_model
 from fedrho.models.flat import FlatModel
 from fedrho.models.tokens import lookup as tokens_of
@@ -22,9 +19,9 @@ from fedrho.models.zoo import lookup, names
 from fedrho.predict_command import claim
 from fedrho.predicting import Exported, Reader, read_export
 from fedrho.simulations.claim import NO_GUARANTEE
+from tests.commanding import Run, refused, runner
 from tests.models import reference
 
-Run = Callable[..., tuple[int, str, str]]
 STATEMENT = {
     "model": "digits-mlp",
     "rho": 0.5,
@@ -39,21 +36,7 @@ CLAIM = "rho 0.5, epsilon 6 at delta 1e-06, unit: one device, neighbours: zero-o
 
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["fedrho", *map(str, arguments)])
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        console.err.file.close()
-        return int(ended.value.code or 0), *capfd.readouterr()
-
-    return run
-
-
-def refused(result: tuple[int, str, str], *expected: str) -> None:
-    code, out, err = result
-    assert (code, out, err.count("\n")) == (2, "", 1), result
-    assert all(text in err for text in expected), err
+    return runner(monkeypatch, capfd)
 
 
 @pytest.fixture(scope="module")

@@ -8,11 +8,13 @@ import json
 import os
 import pickle
 import re
+import sqlite3
 import sys
 import textwrap
 import time
 import tomllib
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +30,7 @@ from tests.client.fleet import contributions, open_small_run, plan, small_task
 from tests.client.serving import serving
 from tests.client.stores.shelf import SPEC, STORES, TEXT, X, Y, contents
 
-README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+OWN_DATA = (Path(__file__).parents[1] / "docs" / "own-data.md").read_text(encoding="utf-8")
 ALL = Digits(None, 40, 1.0, 0)
 MODELS = ["digits-logistic", "digits-mlp"]
 
@@ -73,23 +75,23 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., 
 
 
 def block(language: str, mark: str) -> str:
-    """The one block of the README in which `mark` stands."""
+    """The one block of the page on own data in which `mark` stands."""
     text: str
-    (text,) = [text for text in re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL) if mark in text]
+    (text,) = [text for text in re.findall(rf"^```{language}\n(.*?)^```$", OWN_DATA, re.MULTILINE | re.DOTALL) if mark in text]
     return text
 
 
-def day_files(folder: Path) -> None:
-    """What the README's store reads: a file a day, 64 numbers and a label in each line."""
-    folder.mkdir()
-    for day in (0, 1):
-        rows = [" ".join(map(repr, [*row, label])) for row, label in zip(X.tolist(), Y.tolist(), strict=True)][day::2]
-        (folder / f"day {day}.txt").write_text("\n".join(rows) + "\n")
+def readings(path: Path) -> None:
+    """What the page's store reads: 64 numbers as bytes, and a label, in each row."""
+    with closing(sqlite3.connect(path)) as database, database:
+        database.execute("CREATE TABLE readings (numbers BLOB, label INTEGER)")
+        rows = [(row.astype(np.float32).tobytes(), int(label)) for row, label in zip(X, Y, strict=True)]
+        database.executemany("INSERT INTO readings VALUES (?, ?)", rows)
 
 
-def readme_store(installed: Callable[..., Path]) -> Path:
+def documented_store(installed: Callable[..., Path]) -> Path:
     points = tomllib.loads(block("text", GROUP))["project"]["entry-points"][GROUP]
-    return installed("monitor", block("python", "ShuffledExamples"), points)
+    return installed("my_package", block("python", "(ShuffledExamples)"), points)
 
 
 # -- files ----------------------------------------------------------------------------------------------------------------------
@@ -190,22 +192,22 @@ def test_devices_belong_to_digits_alone(tmp_path: Path) -> None:
 # -- stores of the user's own ---------------------------------------------------------------------------------------------------
 
 
-def test_the_readmes_store_is_ten_lines_and_gives_its_examples(installed: Callable[..., Path], tmp_path: Path) -> None:
-    _, _, written = block("python", "ShuffledExamples").partition("\n\n\n")
+def test_the_documented_store_is_ten_lines_and_gives_its_examples(installed: Callable[..., Path], tmp_path: Path) -> None:
+    _, _, written = block("python", "(ShuffledExamples)").partition("\n\n\n")
     assert written.startswith("class ")
     assert len([line for line in written.splitlines() if line.strip()]) <= 10
-    readme_store(installed)
-    day_files(tmp_path / "days")
-    devices = found(f"monitor:{tmp_path / 'days'}")
-    assert list(devices) == ["monitor"]
-    store = pickle.loads(pickle.dumps(devices["monitor"]))
+    documented_store(installed)
+    readings(tmp_path / "readings.db")
+    devices = found(f"readings:{tmp_path / 'readings.db'}")
+    assert list(devices) == ["readings"]
+    store = pickle.loads(pickle.dumps(devices["readings"]))
     assert sorted(contents(store, epochs=2)) == sorted(
         2 * [(label, tuple(row)) for label, row in zip(Y, X.tolist(), strict=True)]
     )
-    (tmp_path / "days" / "day 1.txt").write_text("1 2 3\n")
-    with pytest.raises(IndexError):
+    (tmp_path / "readings.db").write_bytes(b"")
+    with pytest.raises(sqlite3.OperationalError):
         contents(store)
-    assert re.fullmatch(r"--data monitor: IndexError \(\w+\.py:\d+\)", said(f"monitor:{tmp_path / 'days'}"))
+    assert re.fullmatch(r"--data readings: OperationalError \(\w+\.py:\d+\)", said(f"readings:{tmp_path / 'readings.db'}"))
 
 
 def test_everything_after_the_first_colon_is_the_argument(installed: Callable[..., Path]) -> None:
@@ -376,10 +378,10 @@ def test_device_with_a_file_takes_part(kind: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_device_with_the_readmes_store_takes_part(installed: Callable[..., Path], tmp_path: Path) -> None:
-    site = readme_store(installed)
-    day_files(tmp_path / "days")
-    code, out, given = joined(tmp_path, "monitor:days", site)
+def test_device_with_the_documented_store_takes_part(installed: Callable[..., Path], tmp_path: Path) -> None:
+    site = documented_store(installed)
+    readings(tmp_path / "readings.db")
+    code, out, given = joined(tmp_path, "readings:readings.db", site)
     assert (code, [step for _, step in given]) == (0, [1, 2]), out
 
 
