@@ -51,6 +51,13 @@ def models(incomplete: str) -> list[str]:
     return of(names())(incomplete)
 
 
+def whole_models(incomplete: str) -> list[str]:
+    """Those that only training in one place takes, too."""
+    from fedrho.models.normalized import OF_ONE_PLACE
+
+    return [*models(incomplete), *of(OF_ONE_PLACE)(incomplete)]
+
+
 def tokens(incomplete: str) -> list[str]:
     from fedrho.models.tokens import names
 

@@ -28,6 +28,7 @@ from fedrho.models.weights_file import STATEMENT, named_weights
 
 if TYPE_CHECKING:
     from fedrho.models.flat import FlatModel
+    from fedrho.models.whole import WholeModel
     from fedrho.operator_client import Exported
 
 
@@ -50,9 +51,22 @@ def write_export(out: Path, exported: Exported) -> None:
 
 def write_model(out: Path, model: FlatModel, statement: Mapping[str, Any]) -> None:
     """Raises BadInput where the disk will not have it, or the model is none that the form of the file can hold."""
+    text = json.dumps(statement, indent=2, allow_nan=False)
+    _written(out, lambda scratch: WRITERS[out.suffix](scratch, model, text))
+
+
+def write_whole(out: Path, model: WholeModel, statement: Mapping[str, Any]) -> None:
+    """A model that was trained in one place; raises BadInput as `write_model` does."""
+    if out.suffix != ".keras":
+        raise BadInput(f"--out {out}: this model has weights beside the trained ones, which only a .keras file holds")
+    text = json.dumps(statement, indent=2, allow_nan=False)
+    _written(out, lambda scratch: _write_keras(scratch, model, text))
+
+
+def _written(out: Path, write: Callable[[Path], None]) -> None:
     scratch = out.with_name(f".{out.stem}.{secrets.token_hex(4)}{out.suffix}")
     try:
-        WRITERS[out.suffix](scratch, model, json.dumps(statement, indent=2, allow_nan=False))
+        write(scratch)
         _through(scratch)
         scratch.replace(out)
     except OSError as error:
@@ -73,7 +87,7 @@ def _model(exported: Exported) -> FlatModel:
     return model
 
 
-def _write_keras(path: Path, model: FlatModel, statement: str) -> None:
+def _write_keras(path: Path, model: FlatModel | WholeModel, statement: str) -> None:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "__array__ implementation", DeprecationWarning)  # Keras, of TensorFlow's variables
         model.keras_model.save(path)

@@ -32,6 +32,11 @@ class WholeModel:
         self.sizes = [int(np.prod(variable.shape, dtype=np.int64)) for variable in self.carried]
         self.size = sum(self.sizes)
 
+    @property
+    def has_others(self) -> bool:
+        """Whether its weights are more than the trained ones: running statistics, or frozen layers."""
+        return len(self.carried) > len(self.trained)
+
     def fresh(self, seed: int) -> FloatVector:
         """What `build` makes after this seed: other weights for another seed, where its layers draw them."""
         keras.utils.set_random_seed(seed)

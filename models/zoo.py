@@ -9,6 +9,7 @@ from fedrho.models import base, digits, images, ratings, recurrent, resnet, tabl
 from fedrho.models.activations import SIGN, chosen
 from fedrho.models.applications import application
 from fedrho.models.base import ModelSpec, UnknownModel, registered
+from fedrho.models.normalized import OF_ONE_PLACE
 from fedrho.models.plugins import load_plugin, plugin_names
 from fedrho.models.saved import is_saved
 
@@ -18,6 +19,7 @@ __all__ = [
     "digits",
     "images",
     "lookup",
+    "lookup_whole",
     "names",
     "ratings",
     "recurrent",
@@ -39,11 +41,21 @@ def lookup(name: str) -> ModelSpec:
         return whole
     if is_saved(name):
         raise UnknownModel(f"model {name}: its .keras file was not given here; it is the one whose SHA-256 begins so")
+    if name in OF_ONE_PLACE:
+        raise UnknownModel(
+            f"model {name!r} is for `fedrho labels train` alone: running statistics, which its batch normalization has, would be"
+            " neither clipped nor averaged"
+        )
     base_name, sign, activation = name.partition(SIGN)
     found = registered(base_name) or load_plugin(base_name) if sign else None
     if found is None:
         raise UnknownModel(f"unknown model {name!r}; known models: {', '.join(names())}{_nearest(name)}")
     return chosen(found, activation)
+
+
+def lookup_whole(name: str) -> ModelSpec:
+    """Of a model that is trained in one place: those with running statistics, too. Raises UnknownModel."""
+    return OF_ONE_PLACE.get(name) or lookup(name)
 
 
 def _nearest(name: str) -> str:

@@ -57,7 +57,7 @@ def train(
             metavar="NAME|FILE",
             help="A model of the zoo or a .keras file.",
             show_default="of the data set",
-            autocompletion=completions.models,
+            autocompletion=completions.whole_models,
         ),
     ] = None,
     method: Annotated[
@@ -279,9 +279,10 @@ def export(
 
     Example: fedrho labels export labels-digits-1 --out digits.keras --run lp-2st-epsilon-2.0-seed-0
     """
-    from fedrho.export import check_out, write_export
+    from fedrho.export import check_out, write_export, write_whole
     from fedrho.labels.runs import MODEL, RESULT, DiskMemory, read_json, stored
     from fedrho.labels.training import model_spec
+    from fedrho.models.whole import WholeModel
     from fedrho.operator_client import Exported
 
     check_out(out, force)
@@ -293,5 +294,12 @@ def export(
     statement = read_json(folder / "cells" / chosen / RESULT)["statement"]
     weights = DiskMemory(folder / "cells" / chosen).recall_weights(MODEL)
     assert weights is not None
-    write_export(out, Exported(weights, {"model": model_spec(values["model"]).name, **statement}))
+    spec = model_spec(values["model"])
+    told = {"model": spec.name, **statement}
+    whole = WholeModel(spec)
+    if whole.has_others:
+        whole.assign(weights)
+        write_whole(out, whole, told)
+    else:
+        write_export(out, Exported(weights, told))
     console.out.print(str(out), highlight=False, soft_wrap=True)

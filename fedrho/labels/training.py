@@ -317,9 +317,9 @@ def model_spec(model: str) -> Any:
     from pathlib import Path
 
     from fedrho.models.saved import SUFFIX, SavedModelError, add_saved
-    from fedrho.models.zoo import lookup
+    from fedrho.models.zoo import lookup_whole
 
     try:
-        return add_saved(Path(model)) if model.endswith(SUFFIX) else lookup(model)
+        return add_saved(Path(model)) if model.endswith(SUFFIX) else lookup_whole(model)
     except SavedModelError as error:
         raise BadInput(f"--model {model}: {error}") from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,9 @@ from typer.testing import CliRunner
 
 from fedrho import cli
 from fedrho.labels import recipes
+from fedrho.labels.runs import MODEL, DiskMemory
+from fedrho.models.whole import WholeModel
+from fedrho.models.zoo import lookup_whole
 
 DIGITS = ["labels", "train", "--dataset", "digits", "--epsilon", "2", "--steps", "20"]
 
@@ -78,6 +82,31 @@ def test_the_contract_for_scripts_and_a_model_with_its_statement(tmp_path: Path)
     assert called("labels", "plot", str(folder), "--plot", str(tmp_path / "p.svg")).exit_code == 0
     assert "LP-2ST" in (tmp_path / "p.svg").read_text(encoding="utf-8")
     assert "what differs: runs" in refused(*DIGITS, "--method", "forward", "--seeds", "2", "--out", str(folder))
+
+
+@pytest.mark.slow
+def test_a_network_with_running_statistics_is_exported_as_keras_knows_it(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    labels = random.integers(0, 10, 60)
+    images = (random.random((60, 28, 28, 1)) + labels[:, None, None, None]).astype(np.float32)
+    np.savez(tmp_path / "grey.npz", features=images, label=labels)
+    data = ("--data", str(tmp_path / "grey.npz"), "--label", "label", "--classes", "0,1,2,3,4,5,6,7,8,9", "--labels-are-public")
+    how = ("--model", "mnist-batch-norm-cnn", "--method", "non-private", "--steps", "5")
+    folder, out = tmp_path / "run", tmp_path / "grey.keras"
+    done = called("labels", "train", *data, *how, "--out", str(folder))
+    assert done.exit_code == 0, done.output
+    assert "only a .keras file" in refused("labels", "export", str(folder), "--out", str(tmp_path / "grey.npz"), "--force")
+    assert called("labels", "export", str(folder), "--out", str(out)).exit_code == 0
+    import keras
+
+    read, weights = keras.saving.load_model(out), DiskMemory(folder / "cells" / "non-private-seed-0").recall_weights(MODEL)
+    assert weights is not None
+    whole = WholeModel(lookup_whole("mnist-batch-norm-cnn"))
+    whole.assign(weights)
+    np.testing.assert_allclose(read(images), whole.keras_model(images), atol=1e-5)
+    assert not np.allclose(read(images), whole.spec.build()(images))
+    with zipfile.ZipFile(out) as archive:
+        assert json.loads(archive.read("privacy_statement.json"))["model"] == "mnist-batch-norm-cnn"
 
 
 @pytest.mark.slow

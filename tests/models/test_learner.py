@@ -18,6 +18,8 @@ from fedrho.models.base import ModelSpec, UnknownModel
 from fedrho.models.fit_settings import DROPS, FitError, FitSettings, Reweighting, Schedule, orders
 from fedrho.models.learner import KerasLearner
 from fedrho.models.likelihoods import class_weighted, likelihood_loss, log_weights, scaled_logs
+from fedrho.models.normalized import BATCH_NORM_CNN
+from fedrho.models.whole import WholeModel
 
 K = 10
 RANDOM = np.random.default_rng(5)
@@ -270,3 +272,9 @@ def test_another_process_gives_the_same_bits() -> None:
     here = KerasLearner(noisy, FitSettings(steps=30, batch=16, mixup=1.0)).fit(POINTS, CHANNEL, None, seed=7)
     there = subprocess.run([sys.executable, "-c", ANOTHER_PROCESS], capture_output=True, text=True, check=True, timeout=120)
     assert there.stdout.split()[-1] == here.tobytes().hex()
+
+
+def test_a_model_of_one_place_is_as_large_as_it_says_and_carries_its_running_statistics() -> None:
+    model = WholeModel(BATCH_NORM_CNN)
+    assert sum(int(np.prod(one.shape)) for one in model.trained) == BATCH_NORM_CNN.parameters
+    assert model.size - (BATCH_NORM_CNN.parameters or 0) == 2 * (24 + 48 + 96 + 96)

@@ -7,7 +7,9 @@ import sys
 
 import pytest
 
+from fedrho.models import zoo
 from fedrho.models.base import ModelSpec, UnknownModel, lookup, register
+from fedrho.models.normalized import OF_ONE_PLACE
 from fedrho.models.zoo import names
 
 SHIPPED = [
@@ -68,3 +70,12 @@ def test_name_that_is_taken_cannot_be_registered_again() -> None:
     with pytest.raises(ValueError, match="'digits-mlp' is registered already"):
         register(ModelSpec("digits-mlp", "another", (1,), 2, before.build))
     assert lookup("digits-mlp") is before
+
+
+def test_a_model_of_one_place_is_found_there_alone() -> None:
+    for name, spec in OF_ONE_PLACE.items():
+        with pytest.raises(UnknownModel, match="`fedrho labels train` alone"):
+            zoo.lookup(name)
+        assert name not in names()
+        assert zoo.lookup_whole(name) is spec
+    assert zoo.lookup_whole("digits-mlp") is zoo.lookup("digits-mlp")
