@@ -17,6 +17,7 @@ from fedrho import console
 from fedrho.account_options import EVERY_HOURS, Budget, Goal, Kind, Run, Shape, build, check_delta, check_positive
 from fedrho.console import BadInput
 from fedrho.gathered import gathered
+from fedrho.output_options import Json
 from fedrho.picture_files import check_picture
 from fedrho.privacy.banded import BandedToeplitz
 from fedrho.privacy.blt import BufferedToeplitz
@@ -26,9 +27,11 @@ from fedrho.privacy.independent import IndependentGaussian
 from fedrho.privacy.loss import lower_bound, max_loss, rmse_loss
 from fedrho.privacy.mechanism import Mechanism
 from fedrho.privacy.participation import Participation
+from fedrho.privacy.progress import Progress
 from fedrho.privacy.sampling import PoissonSampling, SampledGaussian, SamplingNotEnforced
 from fedrho.privacy.statement import Neighbours, PrivacyStatement, Unit, round_down, round_up
 from fedrho.privacy.zcdp import Rho, best_order, epsilon, gaussian_epsilon, largest_rho, rdp_epsilon, simple_epsilon
+from fedrho.work import Work
 
 app = typer.Typer(
     help="Compute privacy budgets: what a run costs, what a budget needs, and what a claim means.", no_args_is_help=True
@@ -42,7 +45,6 @@ NoiseOption = Annotated[
     float, typer.Option("--noise-multiplier", help="Standard deviation of a node's noise on the sum, per unit of clip norm.")
 ]
 DeltaOption = Annotated[float, typer.Option("--delta", help="Where epsilon is stated; far below 1 / devices.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")]
 PlotOption = Annotated[
     Path | None,
     typer.Option(
@@ -77,7 +79,7 @@ def spend(
     sampling_enforced_by: Annotated[
         str, typer.Option(help="With --sampling-rate: who flips the coins and keeps them secret.", show_default="nobody")
     ] = "",
-    json: JsonOption = False,
+    json: Json = False,
     plot: PlotOption = None,
 ) -> None:
     """What a run costs.
@@ -99,8 +101,7 @@ def spend(
     if plot:
         from fedrho import plots
 
-        rounds = _some_rounds(steps)
-        plots.spent(plot, rounds, [float(noisy.cost(count, participation)) for count in rounds], noisy.name)
+        plots.spent(plot, *_prices(noisy, steps, participation), noisy.name)
     if json:
         console.print_json(_spend_json(noisy, steps, participation, statement, delta))
     else:
@@ -162,8 +163,8 @@ def _spend_sampled(
     except SamplingNotEnforced as error:
         raise BadInput(f"--sampling-enforced-by: {error}") from error
     try:
-        with console.working("computing the privacy loss distribution"):
-            values = _sampled_json(sampled, delta)
+        with Work("pricing", f"at delta {delta:g}") as work:
+            values = _sampled_json(sampled, delta, work.progress)
     except MemoryError as error:
         raise BadInput(
             f"--noise-multiplier: with {noise_multiplier:g} over {run.steps} rounds the privacy loss distribution does not fit "
@@ -184,8 +185,8 @@ SAMPLED_NOISE = (0.1, 1e6)
 """With less, the privacy loss distribution does not fit into memory; such a run has no privacy anyway."""
 
 
-def _sampled_json(sampled: SampledGaussian, delta: float) -> dict[str, Any]:
-    by_distribution, by_rdp = sampled.epsilon(delta), sampled.epsilon(delta, "rdp")
+def _sampled_json(sampled: SampledGaussian, delta: float, progress: Progress) -> dict[str, Any]:
+    by_distribution, by_rdp = sampled.epsilon(delta, progress=progress), sampled.epsilon(delta, "rdp")
     return {
         "mechanism": "independent-gaussian",
         "noise_multiplier": sampled.noise_multiplier,
@@ -217,7 +218,7 @@ def calibrate(
         float | None, typer.Option(help="To find a cohort: bearable noise of a round's mean, noise multiplier / cohort.")
     ] = None,
     toml: Annotated[bool, typer.Option("--toml", help="The lines of a task file's [privacy] that say the same.")] = False,
-    json: JsonOption = False,
+    json: Json = False,
     plot: PlotOption = None,
 ) -> None:
     """What a budget needs: the least noise, the most rounds, or the least cohort.
@@ -239,7 +240,8 @@ def calibrate(
     try:
         if find is Find.rounds:
             noisy = with_noise(quiet, _needed("--noise-multiplier", noise_multiplier, find))
-            steps = most_steps(noisy, participation, limit, steps)
+            with Work("pricing") as work:
+                steps = most_steps(noisy, participation, limit, steps, work.progress)
         else:
             noisy = calibrated(quiet, steps, participation, limit)
         if find is Find.cohort:
@@ -299,7 +301,7 @@ def compare(
     run: Run,
     shape: Shape,
     rho: Annotated[float, typer.Option(help="Budget at which the noise of the prefix sums is shown.")] = 1.0,
-    json: JsonOption = False,
+    json: Json = False,
     plot: PlotOption = None,
 ) -> None:
     """Tree, banded, BLT and independent noise at one budget: error against rounds.
@@ -311,7 +313,11 @@ def compare(
     if shape.objective is Goal.max and not any(map(shape.optimised, Kind)):
         raise BadInput("--objective: both strategies are given, by --square-root and by --decay; leave it out")
     mechanisms = {kind.value: build(kind, *_only(kind, run, shape)) for kind in Kind}
-    losses = {name: _losses(mechanism, steps, participation, rho) for name, mechanism in mechanisms.items()}
+    losses = {}
+    with Work("comparing", f"at rho {rho:g}") as work:
+        for done, (name, mechanism) in enumerate(mechanisms.items()):
+            work.progress("part", done, len(mechanisms), f"pricing {name} noise over {steps} rounds")
+            losses[name] = _losses(mechanism, steps, participation, rho)
     bound = lower_bound(steps, participation)
     if plot:
         from fedrho import plots
@@ -386,7 +392,7 @@ def convert(
     rdp_order: Annotated[float | None, typer.Option(help="Order of a Renyi DP guarantee, with --rdp-epsilon.")] = None,
     rdp_epsilon: Annotated[float | None, typer.Option(help="Renyi DP at --rdp-order, to be told as epsilon.")] = None,
     delta: DeltaOption = 1e-6,
-    json: JsonOption = False,
+    json: Json = False,
     plot: PlotOption = None,
 ) -> None:
     """rho, Renyi DP and (epsilon, delta), each as the others.
@@ -466,7 +472,7 @@ def explain(
     noise_multiplier: NoiseOption,
     mechanism: MechanismOption = Kind.tree,
     delta: DeltaOption = 1e-6,
-    json: JsonOption = False,
+    json: Json = False,
     plot: PlotOption = None,
 ) -> None:
     """The claim in plain words, with everything that it assumes.
@@ -514,6 +520,16 @@ def _needed(name: str, value: float | None, find: Find) -> float:
     if value is None:
         raise BadInput(f"{name}: missing; --find {find.value} needs it")
     return check_positive(name, value)
+
+
+def _prices(mechanism: Mechanism[Any], steps: int, participation: Participation) -> tuple[list[int], list[float]]:
+    """Up to 200 numbers of rounds, and what each costs; dearer ones take longer."""
+    rounds, prices = _some_rounds(steps), list[float]()
+    with Work("pricing") as work:
+        for count in rounds:
+            prices.append(float(mechanism.cost(count, participation)))
+            work.progress("price", len(prices), len(rounds), f"{count} rounds cost rho {round_up(prices[-1])}")
+    return rounds, prices
 
 
 def _some_rounds(steps: int, most: int = 200) -> list[int]:

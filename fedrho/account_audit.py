@@ -13,14 +13,16 @@ import typer
 from rich.table import Table
 
 from fedrho import console
-from fedrho.account import DeltaOption, JsonOption, MechanismOption, NoiseOption, PlotOption, with_noise
+from fedrho.account import DeltaOption, MechanismOption, NoiseOption, PlotOption, with_noise
 from fedrho.account_options import Kind, Run, Shape, build, check_between, check_delta, check_positive
 from fedrho.console import BadInput
 from fedrho.gathered import gathered
+from fedrho.output_options import Json
 from fedrho.privacy.mechanism import Mechanism
 from fedrho.privacy.statement import round_up
 from fedrho.privacy.vectors import Grid
 from fedrho.privacy.zcdp import Rho
+from fedrho.work import Work
 
 if TYPE_CHECKING:
     from fedrho.privacy.auditing.audit import AuditReport
@@ -49,7 +51,7 @@ def audit(
     size: Annotated[int, typer.Option(help="Coordinates of the simulated model.")] = 10_000,
     confidence: Annotated[float, typer.Option(help="Of each interval that is shown.")] = 0.95,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the canaries; never of the noise.")] = 0,
-    json: JsonOption = False,
+    json: Json = False,
     plot: PlotOption = None,
 ) -> None:
     """Attack a simulation of the mechanism: what an attacker measures, beside what is claimed.
@@ -69,9 +71,11 @@ def audit(
     noisy = _on_a_fine_grid(with_noise(build(mechanism, run, shape), noise_multiplier))
     try:
         settings = attacks.Settings(canaries=canaries, size=size, confidence=confidence, seed=seed)
-        with console.working(f"attacking {run.steps} rounds with {canaries} canaries"):
-            report = attacks.audit(noisy, run.steps, run.participation, delta, SystemNoise(), settings)
-            findings = [str(finding) for finding in check_mechanism(noisy, run.steps, run.participation)]
+        rho = noisy.cost(run.steps, run.participation)
+        with Work(f"preparing {run.steps} rounds", f"claimed rho {round_up(rho)}") as work:
+            report = attacks.audit(noisy, run.steps, run.participation, delta, SystemNoise(), settings, progress=work.progress)
+            found = check_mechanism(noisy, run.steps, run.participation, progress=work.progress)
+        findings = [str(finding) for finding in found]
     except ValueError as error:
         raise BadInput(str(error)) from error
     if plot:
@@ -134,7 +138,7 @@ def membership(
     tensorflow_privacy: Annotated[
         bool, typer.Option("--tensorflow-privacy", help="Run the attacks of TensorFlow Privacy itself, where it is installed.")
     ] = False,
-    json: JsonOption = False,
+    json: Json = False,
 ) -> None:
     """Membership inference on a trained model's saved predictions, beside what a claim allows.
 

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fedrho import console
-from fedrho.account import JsonOption, PlotOption
+from fedrho.account import PlotOption
 from fedrho.account_options import check_delta, check_positive
 from fedrho.console import BadInput
+from fedrho.output_options import Json
 from fedrho.privacy.ledger import Ledger
 from fedrho.privacy.statement import PrivacyStatement, combined
 from fedrho.privacy.zcdp import Rho, gaussian_epsilon
@@ -51,7 +52,7 @@ def ledger(
     delta: Annotated[
         float | None, typer.Option(help="Where epsilon is stated.", show_default="the smallest of the tasks'")
     ] = None,
-    json: JsonOption = False,
+    json: Json = False,
     plot: PlotOption = None,
 ) -> None:
     """Check the hash chain of every run in a store, and derive its statement anew; of several runs, their sum.

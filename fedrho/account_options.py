@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from fedrho.console import BadInput, working
+from fedrho.console import BadInput
 from fedrho.privacy.banded import MOST_BAND_STEPS, BandedToeplitz, optimal_bands
 from fedrho.privacy.blt import BufferedToeplitz
 from fedrho.privacy.blt_optimal import optimal_buffers
@@ -20,6 +20,7 @@ from fedrho.privacy.toeplitz import Objective, square_root_coefficients
 from fedrho.privacy.tree import LONGEST_TREE, BinaryTree
 from fedrho.privacy.vectors import Grid
 from fedrho.privacy.zcdp import Rho, largest_rho
+from fedrho.work import Work
 
 MOST_ROUNDS = 1_000_000
 GRID = Grid(1.0, bits=1)
@@ -276,8 +277,9 @@ def _banded(run: Run, shape: Shape) -> Mechanism[Any]:
     if shape.square_root:
         bands = shape.bands or min(most, max(1, MOST_BAND_STEPS // steps))
         return BandedToeplitz(GRID, 1.0, tuple(map(float, square_root_coefficients(bands))))
-    with working(f"finding the best banded strategy for {steps} rounds"):
-        return BandedToeplitz(GRID, 1.0, optimal_bands(steps, participation, shape.bands, shape.objective.objective))
+    with Work("finding the best bands", f"for {steps} rounds") as work:
+        found = optimal_bands(steps, participation, shape.bands, shape.objective.objective, work.progress)
+    return BandedToeplitz(GRID, 1.0, found)
 
 
 def _blt(run: Run, shape: Shape) -> Mechanism[Any]:
@@ -294,8 +296,8 @@ def _blt(run: Run, shape: Shape) -> Mechanism[Any]:
             raise BadInput(f"--decay and --scale: {error}") from error
     if shape.buffers is not None:
         check_between("--buffers", shape.buffers, 1, 8)
-    with working(f"finding the best buffers for {steps} rounds"):
-        decay, scale = optimal_buffers(steps, participation, shape.buffers, shape.objective.objective)
+    with Work("finding the best buffers", f"for {steps} rounds") as work:
+        decay, scale = optimal_buffers(steps, participation, shape.buffers, shape.objective.objective, work.progress)
     return BufferedToeplitz(GRID, 1.0, decay, scale)
 
 

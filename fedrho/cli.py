@@ -56,6 +56,7 @@ def root(
 
 def main() -> None:
     """The entry point: expected errors are one line each, without a traceback."""
+    console.as_usual()
     console.keep_stderr()
     console.spell_what_cannot_be_encoded()
     _end_at_sigterm()

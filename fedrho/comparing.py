@@ -22,6 +22,7 @@ from fedrho.simulations.claim import NO_GUARANTEE
 from fedrho.simulations.files import write_whole
 from fedrho.simulations.nonprivate import NONE
 from fedrho.simulations.records import Row
+from fedrho.work import Work
 
 if TYPE_CHECKING:
     from fedrho.simulations.paths import Walk
@@ -95,7 +96,9 @@ def compare(paths: Sequence[Path], plot: Path, by: str, json: bool) -> None:
     curves = [_curve(name, group, by) for name, group in groups.items()]
     title = "Accuracy against steps" if by == "steps" else "Utility against privacy"
     unit = {"steps": "steps", "rho": "rho (zCDP, one device)"}.get(by) or f"epsilon (one device, delta = {deltas.pop():g})"
-    _write(plot, study_plots.comparison(curves, title, unit, _note(groups), kind_of(plot)))
+    with console.working("drawing the picture"):
+        content = study_plots.comparison(curves, title, unit, _note(groups), kind_of(plot))
+    _write(plot, content)
     rows = [_row(name, group) for name, group in groups.items()]
     if json:
         console.print_json({"plot": str(plot), "studies": rows})
@@ -225,13 +228,14 @@ def draw_anew(path: Path) -> list[Path]:
 
 def draw_paths(walk: Walk, picture: Path, json: bool) -> None:
     from fedrho import study_plots
-    from fedrho.simulations.paths import distances, ways
+    from fedrho.simulations.paths import ways_and_distances
 
     check_picture(picture)
-    with console.working(f"walking {walk.steps} steps"):
-        three = ways(walk)
-        away = distances(walk, PATH_SEEDS)
-    _write(picture, study_plots.ways(walk, three, away, kind_of(picture)))
+    with Work("walking", f"each at rho {walk.rho:g}, over {PATH_SEEDS} seeds") as work:
+        three, away = ways_and_distances(walk, PATH_SEEDS, work.progress)
+    with console.working("drawing the picture"):
+        content = study_plots.ways(walk, three, away, kind_of(picture))
+    _write(picture, content)
     true, *noisy = three
     values: dict[str, object] = {
         "plot": str(picture),

@@ -34,9 +34,38 @@ class Stopped(Exception):
     """Someone stopped the command; exit code 130."""
 
 
+class _Manner:
+    """How much is said, as the command line asked: `--json` as in a pipe, `--quiet` nothing but errors."""
+
+    plain = False
+    silent = False
+
+
+def as_usual() -> None:
+    """Whatever an earlier command line in this process asked for is forgotten."""
+    _Manner.plain = _Manner.silent = False
+
+
+def plain(wanted: bool) -> bool:
+    """For typer, of `--json`: a program reads along, so no bar is drawn, wherever that would be."""
+    _Manner.plain = _Manner.plain or wanted
+    return wanted
+
+
+def silent(wanted: bool) -> bool:
+    """For typer, of `--quiet`."""
+    _Manner.silent = _Manner.silent or wanted
+    return wanted
+
+
+def said(quiet: bool = False) -> bool:
+    """Whether anything is said beside results and errors."""
+    return not (quiet or _Manner.silent)
+
+
 def lively() -> bool:
-    """Whether standard error is a terminal whose cursor can be moved."""
-    return err.is_terminal and not err.is_dumb_terminal
+    """Whether standard error is a terminal whose cursor can be moved, and a bar is wanted there."""
+    return err.is_terminal and not err.is_dumb_terminal and not _Manner.plain and not _Manner.silent
 
 
 class Since:

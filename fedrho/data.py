@@ -9,6 +9,7 @@ import typer
 from rich.table import Table
 
 from fedrho import completions, console
+from fedrho.output_options import Json
 from fedrho.progress import Fetching
 
 if TYPE_CHECKING:
@@ -29,7 +30,6 @@ Chosen = Annotated[
     list[str] | None, typer.Option("--option", metavar="KEY=VALUE", help="An option of the data set; counts what it then holds.")
 ]
 Most = Annotated[int, typer.Option(min=1, max=65_534, help="How many words.")]
-Json = Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")]
 
 
 @app.command("list")

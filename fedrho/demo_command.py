@@ -10,6 +10,7 @@ import typer
 
 from fedrho import console
 from fedrho.console import Stopped
+from fedrho.output_options import JsonAtEnd
 
 
 class Algorithm(Enum):
@@ -32,7 +33,7 @@ def demo(
     store: Annotated[
         Path | None, typer.Option(help="Folder for the state; continues the run it holds.", show_default="a temporary one")
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output at the end.")] = False,
+    json: JsonAtEnd = False,
 ) -> None:
     """Train a model on forty devices, here and now, and print the privacy statement that goes with it.
 

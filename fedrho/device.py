@@ -15,6 +15,7 @@ from rich.table import Table
 from fedrho import console
 from fedrho.console import BadInput
 from fedrho.joining import DEFAULT_HISTORY
+from fedrho.output_options import Json
 
 if TYPE_CHECKING:
     from fedrho.client.history_view import DeviceLedger, Incident, LabelsAnswered, PopulationSeen, RunSeen
@@ -35,7 +36,7 @@ Device = Annotated[str | None, typer.Option(metavar="NAME", help="Which device."
 def ledger(
     history: Folder = DEFAULT_HISTORY,
     device: Device = None,
-    json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
+    json: Json = False,
     trust: Annotated[
         bool, typer.Option("--trust", help="Say that the history of --device knows every contribution of that device.")
     ] = False,

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fedrho import console
+from fedrho.output_options import JsonAtEnd
 from fedrho.progress import StepProgress
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ def fleet(
     ] = None,
     wait: Annotated[float, typer.Option(min=0.1, help="Seconds to wait for the server to answer at first.")] = 10.0,
     patience: Annotated[float, typer.Option(min=1.0, help="Seconds a server may be away later.")] = 60.0,
-    json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output at the end.")] = False,
+    json: JsonAtEnd = False,
 ) -> None:
     """Be a whole population in one process: real clients that train on digits, against a real server.
 

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from fedrho import completions, console
 from fedrho.console import BadInput
+from fedrho.output_options import Json
 
 if TYPE_CHECKING:
     from fedrho.models.base import ModelSpec
@@ -25,7 +26,6 @@ Name = Annotated[
         autocompletion=completions.models,
     ),
 ]
-Json = Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")]
 
 
 @app.command("list")

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from fedrho import console
+
 Store = Annotated[
     str | None,
     typer.Argument(help="A server's store, or a demo's folder.", show_default="fedrho-run here, else the latest run"),
@@ -28,7 +30,9 @@ Tls = Annotated[
 def status(
     store: Store = None,
     watch: Annotated[bool, typer.Option("--watch", help="Go on telling whenever something changes.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="JSON on standard output; with --watch, one object a line.")] = False,
+    json: Annotated[
+        bool, typer.Option("--json", help="JSON on standard output; with --watch, one object a line.", callback=console.plain)
+    ] = False,
     operator: Operator = None,
     token_file: TokenFile = None,
     tls: Tls = None,

@@ -16,7 +16,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from scipy.special import ndtr, ndtri
 
-from fedrho.console import BadInput
+from fedrho.console import BadInput, working
 from fedrho.drawing import GREY, SETTINGS, UNDATED, dressed, legend_below, look, marked, plain_numbers
 from fedrho.picture_files import kind_of
 from fedrho.privacy.auditing.limits import largest_separation
@@ -128,7 +128,7 @@ def picture(path: Path, title: str, x: str, y: str) -> Iterator[Axes]:
     dressed(axes, title, x, y)
     yield axes
     try:
-        with mpl.rc_context(SETTINGS):
+        with working("drawing the picture"), mpl.rc_context(SETTINGS):
             figure.savefig(path, metadata=UNDATED[kind_of(path)])
     except OSError as error:
         raise BadInput(f"--plot: {path} cannot be written ({error.strerror})") from error

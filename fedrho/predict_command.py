@@ -12,6 +12,7 @@ import typer
 
 from fedrho import completions, console
 from fedrho.console import BadInput
+from fedrho.output_options import Json
 from fedrho.privacy.statement import round_up
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def predict(
             autocompletion=completions.models,
         ),
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
+    json: Json = False,
 ) -> None:
     """Show what an exported model predicts: the next words of a text, or the class of an image or of numbers, with probabilities.
 

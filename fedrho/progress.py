@@ -8,6 +8,7 @@ the bar; the line never wraps. Standard output is never written to.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import deque
 from contextlib import ExitStack
@@ -23,6 +24,8 @@ from fedrho.console import err
 
 KEPT: Final = 20
 """Moments that a rate is computed from: what was slow long ago, such as the first step, is forgotten."""
+APART: Final = 0.25
+"""Seconds between them, so that a rate of thousands a second is no flicker."""
 WIDEST_BAR, NARROWEST_BAR, LEAST_FIGURES = 20, 6, 14
 """Columns."""
 MIB: Final = 2**20
@@ -36,8 +39,11 @@ class Pace:
         self._moments: deque[tuple[float, int]] = deque(maxlen=KEPT + 1)
 
     def reached(self, done: int, now: float) -> None:
-        if not self._moments or done > self._moments[-1][1]:
-            self._moments.append((now, done))
+        if self._moments and done <= self._moments[-1][1]:
+            return
+        if len(self._moments) > 2 and now - self._moments[-2][0] < APART:
+            self._moments.pop()
+        self._moments.append((now, done))
 
     def skipped_to(self, done: int, now: float) -> None:
         """What was done before says nothing about now."""
@@ -66,15 +72,19 @@ class Pace:
 class Bar:
     """One line about units of one kind. Nothing is shown where there is no terminal, or where it cannot move its cursor."""
 
-    def __init__(self, unit: str, total: int | None, starting: str = "starting", quiet: bool = False) -> None:
+    def __init__(
+        self, unit: str, total: int | None, starting: str = "starting", quiet: bool = False, transient: bool = False
+    ) -> None:
         self._unit = unit
         self._total = total
-        self._quiet = quiet
+        self._quiet = not console.said(quiet)
         self._done = 0
         self._figures = starting
         self._pace = Pace(total)
         self._began = time.monotonic()
-        self._live = Live(self, console=err, refresh_per_second=4) if console.lively() and not quiet else None
+        self._lock = threading.RLock()  # a thread draws while another one counts
+        drawn = console.lively() and not self._quiet
+        self._live = Live(self, console=err, refresh_per_second=4, transient=transient) if drawn else None
 
     def __enter__(self) -> Self:
         self._began = time.monotonic()
@@ -92,14 +102,16 @@ class Bar:
 
     def reach(self, done: int, figures: str | None = None) -> None:
         """So many are done; what stands at the end of the line, if that is another."""
-        self._done = done
-        self._pace.reached(done, time.monotonic())
-        self.say(figures)
+        with self._lock:
+            self._done = done
+            self._pace.reached(done, time.monotonic())
+            self.say(figures)
 
     def skip_to(self, done: int) -> None:
         """So many were done before."""
-        self._done = done
-        self._pace.skipped_to(done, time.monotonic())
+        with self._lock:
+            self._done = done
+            self._pace.skipped_to(done, time.monotonic())
 
     def say(self, figures: str | None) -> None:
         if figures is not None:
@@ -113,7 +125,9 @@ class Bar:
     # -- the line --------------------------------------------------------------------------------------------------------------
 
     def __rich_console__(self, terminal: Console, options: ConsoleOptions) -> RenderResult:
-        yield self.line(options.max_width, time.monotonic(), plain=not options.encoding.startswith("utf"))
+        with self._lock:
+            line = self.line(options.max_width, time.monotonic(), plain=not options.encoding.startswith("utf"))
+        yield line
 
     def line(self, width: int, now: float, plain: bool = False) -> Text:
         """At most `width` columns; `plain`: of ASCII alone, for all that is ours."""
@@ -189,7 +203,7 @@ class Fetching:
 
     def __init__(self, what: str | None, quiet: bool = False) -> None:
         self._what = what
-        self._quiet = quiet
+        self._quiet = not console.said(quiet)
         self._name = ""
         self._shown = ExitStack()
 

@@ -13,6 +13,7 @@ from typer.core import TyperGroup
 
 from fedrho import completions, console
 from fedrho.console import BadInput
+from fedrho.output_options import Json, Quiet
 from fedrho.usage import near
 
 if TYPE_CHECKING:
@@ -42,7 +43,6 @@ app = typer.Typer(
     no_args_is_help=True,
 )
 
-JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")]
 FolderArgument = Annotated[Path, typer.Argument(metavar="FOLDER", help="A folder that a simulation wrote.")]
 
 
@@ -81,8 +81,8 @@ def run(
             metavar="URI", help="Send it to MLflow too, as sqlite:///FILE or http://...: fedrho[mlflow].", show_default="none"
         ),
     ] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Say nothing but errors.")] = False,
-    json: JsonOption = False,
+    quiet: Quiet = False,
+    json: Json = False,
 ) -> None:
     """Run a study, or a sweep of them, into a folder of results. `run` may be left out.
 
@@ -184,7 +184,7 @@ def compare(
             autocompletion=completions.of(("epsilon", "rho", "steps")),
         ),
     ] = "epsilon",
-    json: JsonOption = False,
+    json: Json = False,
 ) -> None:
     """Draw utility against privacy: a curve for each study, a band where one was run with several seeds.
 
@@ -232,7 +232,7 @@ def paths(
     steps: Annotated[int, typer.Option(min=2, max=4096, help="Steps of every path.")] = 256,
     rho: Annotated[float, typer.Option(min=1e-6, max=1e6, help="Price of every noisy path, zCDP, of one device.")] = 0.01,
     cohort: Annotated[int, typer.Option(min=1, max=10_000, help="Devices a step, each of which takes part once.")] = 10,
-    json: JsonOption = False,
+    json: Json = False,
 ) -> None:
     """Draw the path of the weights under DP-FTRL's and DP-SGD's noise beside the true one, at equal privacy.
 

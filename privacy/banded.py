@@ -15,6 +15,7 @@ so y is a function of 2**16 * CG + z alone: of the Gaussian mechanism's output f
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ from fedrho.privacy.blocks import each_block
 from fedrho.privacy.mechanism import Mechanism, Sensitivity
 from fedrho.privacy.noise import NORMALS_END, KeptVector, NoiseNode, NoiseSource, find_kept
 from fedrho.privacy.participation import Participation
+from fedrho.privacy.progress import Progress, unwatched
 from fedrho.privacy.toeplitz import (
     Objective,
     Series,
@@ -142,7 +144,11 @@ def _kept_name(step: int) -> str:
 
 
 def optimal_bands(
-    steps: int, participation: Participation, bands: int | None = None, objective: Objective = "rmse"
+    steps: int,
+    participation: Participation,
+    bands: int | None = None,
+    objective: Objective = "rmse",
+    progress: Progress = unwatched,
 ) -> tuple[float, ...]:
     """Coefficients that minimise the loss over `steps` steps, by L-BFGS from the square root; the same on every call.
 
@@ -163,7 +169,12 @@ def optimal_bands(
         return (1.0,)
     counts, weights = column_counts(chosen, steps, participation), error_weights(steps, objective)
     options = {"maxiter": 1000, "ftol": 1e-13, "gtol": 1e-8}
-    found = scipy.optimize.minimize(_log_loss, start, (counts, weights), "L-BFGS-B", jac=True, options=options)
+    iterations = itertools.count(1)
+
+    def told(tail: Series) -> None:
+        progress("iteration", next(iterations), None, f"finding the best {chosen} bands")
+
+    found = scipy.optimize.minimize(_log_loss, start, (counts, weights), "L-BFGS-B", jac=True, options=options, callback=told)
     return (1.0, *map(float, found.x))
 
 

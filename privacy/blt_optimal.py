@@ -15,11 +15,14 @@ Sums over the steps are geometric sums of products of two poles. Gradients are t
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import scipy
 from numpy.typing import NDArray
 
 from fedrho.privacy.participation import Participation
+from fedrho.privacy.progress import Progress, unwatched
 from fedrho.privacy.toeplitz import Objective, Series
 
 Complex = NDArray[np.complex128]
@@ -28,6 +31,8 @@ MOST_BUFFERS = 4
 """Tried when the number is not given; more gain nothing under repeated participation."""
 MOST_SINGLE_BUFFERS = 5
 """Tried for one participation, where a fifth still gains a little."""
+MOST_STARTS = 7
+"""From which poles of so many buffers are looked for."""
 GAIN = 1e-7
 """Of the log loss; a further buffer that gains less is left away."""
 SLOWEST = 1e-3
@@ -42,7 +47,11 @@ TINY = 1e-20
 
 
 def optimal_buffers(
-    steps: int, participation: Participation, buffers: int | None = None, objective: Objective = "rmse"
+    steps: int,
+    participation: Participation,
+    buffers: int | None = None,
+    objective: Objective = "rmse",
+    progress: Progress = unwatched,
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Decays and scales of the BLT that minimises the loss over `steps` steps; the same on every call.
 
@@ -56,7 +65,13 @@ def optimal_buffers(
     most = buffers or (MOST_SINGLE_BUFFERS if single else MOST_BUFFERS)
     best, poles = np.inf, np.zeros(0)
     for count in range(1, most + 1):
-        loss, found = _best(steps, participation, objective, _starts(steps, count, poles))
+        before = MOST_STARTS * (count - 1) - (count > 1)  # a single buffer extends none
+
+        def told(done: int, before: int = before, count: int = count) -> None:
+            doing = f"looking for the best {count} buffers, of up to {most}"
+            progress("descent", before + done, MOST_STARTS * most - 1, doing)
+
+        loss, found = _best(steps, participation, objective, _starts(steps, count, poles), told)
         if loss < best - GAIN or buffers:
             best, poles = loss, found
     return _to_buffers(poles)
@@ -68,7 +83,9 @@ def log_loss(poles: Series | Complex, steps: int, participation: Participation, 
     return np.asarray(np.log(_sensitivity_squared(x, _scales(x, y), steps, participation) * _error(x, y, steps, objective)))
 
 
-def _best(steps: int, participation: Participation, objective: Objective, starts: list[Series]) -> tuple[float, Series]:
+def _best(
+    steps: int, participation: Participation, objective: Objective, starts: list[Series], told: Callable[[int], None]
+) -> tuple[float, Series]:
     """The least log loss reached from these poles, and the poles there.
 
     Descends over the poles' gaps, each a sigmoid. BFGS and not L-BFGS-B, whose tiny BLAS calls wait for each other's threads.
@@ -86,7 +103,8 @@ def _best(steps: int, participation: Participation, objective: Objective, starts
         return float(values[0].real), values.imag / TINY
 
     best, poles = np.inf, starts[0]
-    for start in starts:
+    for done, start in enumerate(starts):
+        told(done)
         gaps = np.clip(np.diff(start, prepend=slowest) - least, least, (1 - 1e-9) * FASTEST)
         found = scipy.optimize.minimize(
             loss_and_gradient, np.log(gaps / (FASTEST - gaps)), (), "BFGS", jac=True, options={"maxiter": 300, "gtol": 1e-8}

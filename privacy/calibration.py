@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from fedrho.privacy.mechanism import Mechanism
 from fedrho.privacy.participation import Participation
+from fedrho.privacy.progress import Progress, unwatched
 from fedrho.privacy.sampling import Accountant, PoissonSampling, SampledGaussian
 from fedrho.privacy.zcdp import Rho, gaussian_rho
 
@@ -90,16 +91,33 @@ def _narrowed(low: float, high: float, below: float, above: float, epsilon: floa
     return high
 
 
-def most_steps(mechanism: Mechanism[Any], participation: Participation, budget: Rho, limit: int = 100_000) -> int:
+def most_steps(
+    mechanism: Mechanism[Any],
+    participation: Participation,
+    budget: Rho,
+    limit: int = 100_000,
+    progress: Progress = unwatched,
+) -> int:
     """The largest number of steps, up to `limit`, that cost no more than `budget`; 0 when not even one does."""
     _check(budget)
+    prices = 0
+
+    def kept(steps: int, left: int | None) -> bool:
+        """`left`: prices that will be asked for after this one, once that is known."""
+        nonlocal prices
+        cost = mechanism.cost(steps, participation)
+        prices += 1
+        progress("price", prices, None if left is None else prices + left, f"{steps} rounds cost rho {cost:.4g} of {budget:.4g}")
+        return cost <= budget
+
     low, high = 0, 1
-    while high <= limit and mechanism.cost(high, participation) <= budget:
+    while high <= limit and kept(high, None):
         low, high = high, 2 * high
     high = min(high, limit + 1)
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (middle, high) if mechanism.cost(middle, participation) <= budget else (low, middle)
+        left = (high - low - 1).bit_length() - 1
+        low, high = (middle, high) if kept(middle, left) else (low, middle)
     return low
 
 

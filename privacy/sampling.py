@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Literal
 
+from fedrho.privacy.progress import Progress, unwatched
 from fedrho.privacy.zcdp import gaussian_rho
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ class SampledGaussian:
         the hundreds, and an interval that is fine for much noise would make them millions."""
         return 1e-4 * max(1.0, (0.5 / self.noise_multiplier) ** 2)
 
-    def epsilon(self, delta: float, accountant: Accountant = "pld") -> float:
+    def epsilon(self, delta: float, accountant: Accountant = "pld", progress: Progress = unwatched) -> float:
         """Add-or-remove epsilon at `delta`: tight by privacy loss distributions, looser and faster by RDP."""
         if not 0 < delta < 1:
             raise ValueError(f"delta must lie strictly between 0 and 1, not {delta}")
@@ -81,8 +82,12 @@ class SampledGaussian:
             with _quiet():
                 return float(RdpAccountant().compose(self.event()).get_epsilon(delta))
         with _quiet():
+            progress("part", 0, 3, "privacy losses of one round")
             one = _one_step(self.noise_multiplier, self.sampling.rate, self._interval)
-            found = float(one.self_compose(self.steps).get_epsilon_for_delta(delta))
+            progress("part", 1, 3, f"composing those of {self.steps} rounds")
+            all_steps = one.self_compose(self.steps)
+            progress("part", 2, 3, "reading off epsilon")
+            found = float(all_steps.get_epsilon_for_delta(delta))
         return found if not math.isnan(found) else math.inf
 
 

@@ -6,6 +6,7 @@ and pulls the weights toward it, more along the first axis than along the second
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,6 +19,7 @@ from fedrho.privacy.independent import IndependentGaussian
 from fedrho.privacy.mechanism import Mechanism
 from fedrho.privacy.noise import NoiseSource
 from fedrho.privacy.participation import Participation
+from fedrho.privacy.progress import Progress, unwatched
 from fedrho.privacy.tree import BinaryTree
 from fedrho.privacy.vectors import FloatVector, Grid, Update
 from fedrho.privacy.zcdp import Rho
@@ -60,32 +62,49 @@ class Way:
         return float(np.sqrt(np.mean(np.sum((self.weights - other.weights) ** 2, axis=1))))
 
 
-def ways(walk: Walk) -> tuple[Way, Way, Way]:
+def ways(walk: Walk, progress: Progress = unwatched) -> tuple[Way, Way, Way]:
     """Without noise, with DP-SGD's and with DP-FTRL's."""
+    return _ways(walk, _Pace(3 * walk.steps, progress))
+
+
+def ways_and_distances(walk: Walk, seeds: int, progress: Progress = unwatched) -> tuple[tuple[Way, Way, Way], dict[str, float]]:
+    """The ways, and how far each noisy one is from the true one, as the mean over this seed and those after it."""
+    pace = _Pace(seeds * 3 * walk.steps, progress)
+    found = [_ways(replace(walk, seed=walk.seed + more), pace) for more in range(seeds)]
+    far = {noisy.name: float(np.mean([three[place].away(three[0]) for three in found])) for place, noisy in _noisy(found[0])}
+    return found[0], far
+
+
+class _Pace:
+    """Counts the steps of all ways."""
+
+    def __init__(self, total: int, progress: Progress) -> None:
+        self._total, self._progress, self._done = total, progress, 0
+
+    def step(self, name: str) -> None:
+        self._done += 1
+        self._progress("step", self._done, self._total, f"walking with {name}")
+
+
+def _ways(walk: Walk, pace: _Pace) -> tuple[Way, Way, Way]:
     grid = Grid(walk.clip_norm, 20)
     independent, tree = (
         calibrated(kind(grid, 1.0), walk.steps, walk.participation, Rho(walk.rho)) for kind in (IndependentGaussian, BinaryTree)
     )
-    noise = {name: SeededNoise(walk.seed, name) for name in ("DP-SGD", "DP-FTRL")}
-    true = Way("no noise", _walked(walk, independent, NoNoise()), 0.0)
-    return true, _way("DP-SGD", walk, independent, noise), _way("DP-FTRL", walk, tree, noise)
-
-
-def distances(walk: Walk, seeds: int) -> dict[str, float]:
-    """How far each noisy way is from the true one, as the mean over this seed and those after it."""
-    found = [ways(replace(walk, seed=walk.seed + more)) for more in range(seeds)]
-    return {noisy.name: float(np.mean([three[place].away(three[0]) for three in found])) for place, noisy in _noisy(found[0])}
+    true = Way("no noise", _walked(walk, independent, NoNoise(), lambda: pace.step("no noise")), 0.0)
+    return true, _way("DP-SGD", walk, independent, pace), _way("DP-FTRL", walk, tree, pace)
 
 
 def _noisy(three: tuple[Way, Way, Way]) -> list[tuple[int, Way]]:
     return [(place, way) for place, way in enumerate(three) if place]
 
 
-def _way(name: str, walk: Walk, mechanism: Mechanism[Any], noise: dict[str, SeededNoise]) -> Way:
-    return Way(name, _walked(walk, mechanism, noise[name]), mechanism.noise_multiplier)
+def _way(name: str, walk: Walk, mechanism: Mechanism[Any], pace: _Pace) -> Way:
+    walked = _walked(walk, mechanism, SeededNoise(walk.seed, name), lambda: pace.step(f"the noise of {name}"))
+    return Way(name, walked, mechanism.noise_multiplier)
 
 
-def _walked(walk: Walk, mechanism: Mechanism[Any], source: NoiseSource) -> NDArray[np.float64]:
+def _walked(walk: Walk, mechanism: Mechanism[Any], source: NoiseSource, stepped: Callable[[], None]) -> NDArray[np.float64]:
     weights, state = np.array(START, dtype=np.float32), mechanism.init(2)
     optimizer = ServerSgd(walk.learning_rate)
     velocity, way = optimizer.init(2), [weights]
@@ -96,6 +115,7 @@ def _walked(walk: Walk, mechanism: Mechanism[Any], source: NoiseSource) -> NDArr
         released, state = mechanism.release(total.close(), state, source)
         weights, velocity = optimizer.apply(released, walk.cohort, weights, velocity)
         way.append(weights)
+        stepped()
     return np.array(way, dtype=np.float64)
 
 

@@ -11,7 +11,9 @@ import typer
 
 from fedrho import console
 from fedrho.console import BadInput
+from fedrho.output_options import Json
 from fedrho.picture_files import check_picture
+from fedrho.work import Work
 
 if TYPE_CHECKING:
     from fedrho.privacy.labels.audit import Finding, LabelAudit, Settings
@@ -67,7 +69,7 @@ def audit(
     draws: Annotated[int, typer.Option(help="Of each label.")] = 20_000,
     canaries: Annotated[int, typer.Option(help="Of the audit in one run.")] = 50_000,
     confidence: Annotated[float, typer.Option(help="Of the epsilon that an attack proves.")] = 0.9999,
-    json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
+    json: Json = False,
     plot: Annotated[
         Path | None,
         typer.Option(
@@ -136,8 +138,8 @@ def _tried(kind: str, epsilon: float, prior: Sequence[float], settings: Settings
     from fedrho.privacy.labels.chance import SystemChance
 
     try:
-        with console.working(f"auditing {kind} at epsilon {epsilon:g}"):
-            return audited(kind, epsilon, prior, SystemChance(), settings, k)
+        with Work("auditing", f"{kind} at epsilon {epsilon:g}") as work:
+            return audited(kind, epsilon, prior, SystemChance(), settings, k, work.progress)
     except ValueError as error:
         raise BadInput(str(error)) from error
 
@@ -148,7 +150,9 @@ def _draw(path: Path, kind: str, epsilon: float, prior: Sequence[float], setting
     epsilons = [epsilon * share for share in AROUND if 0 < epsilon * share <= MOST_EPSILON]
     if not epsilons:
         raise BadInput("--plot: draws epsilons around --epsilon, which is 0 here; leave it out")
-    claimed_and_found(path, [_tried(kind, one, prior, settings, k) for one in epsilons])
+    tried = [_tried(kind, one, prior, settings, k) for one in epsilons]
+    with console.working("drawing the picture"):
+        claimed_and_found(path, tried)
 
 
 def _say(audits: Sequence[LabelAudit], json: bool) -> None:

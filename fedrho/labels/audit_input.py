@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from fedrho.console import BadInput
 from fedrho.server.tasks import why_unreadable
+from fedrho.work import Work
 
 if TYPE_CHECKING:
     from fedrho.privacy.labels.audit import LabelAudit, Settings
@@ -83,7 +84,8 @@ def _audited(path: Path, kind: tuple[str, float, int | None], prior: Sequence[fl
 
     name, epsilon, k = kind
     try:
-        return audited(name, epsilon, prior, SystemChance(), settings, k)
+        with Work("auditing", f"{name} at epsilon {epsilon:g}") as work:
+            return audited(name, epsilon, prior, SystemChance(), settings, k, work.progress)
     except ValueError as error:
         raise BadInput(f"{path}: {error}") from error
 

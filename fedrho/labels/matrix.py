@@ -11,6 +11,7 @@ import typer
 from fedrho import console
 from fedrho.console import BadInput
 from fedrho.labels.options import MOST_CLASSES, Epsilon, Mechanism, TopSize, label_randomizer, probabilities
+from fedrho.output_options import Json
 
 if TYPE_CHECKING:
     from fedrho.privacy.labels.randomizers import RandomizedResponse, TopK, WithPrior
@@ -31,7 +32,7 @@ def matrix(
     ] = None,
     mechanism: Annotated[Mechanism, typer.Option(help="How labels are answered.")] = Mechanism.with_prior,
     k: TopSize = None,
-    json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
+    json: Json = False,
 ) -> None:
     """Show the probability of every answer to every label, how many labels are told at all, and how often the true one is.
 

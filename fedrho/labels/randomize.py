@@ -12,6 +12,7 @@ from fedrho import console
 from fedrho.console import BadInput
 from fedrho.labels import options
 from fedrho.labels.options import Epsilon, Mechanism, TopSize
+from fedrho.output_options import Json
 
 UNIFORM = "uniform"
 
@@ -43,7 +44,7 @@ def randomize(
     ] = False,
     again: Annotated[bool, typer.Option("--again", help="The labels were answered before: pay again, and add it up.")] = False,
     delimiter: Annotated[str, typer.Option(metavar="CHARACTER", help="What is between fields.")] = ",",
-    json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
+    json: Json = False,
 ) -> None:
     """Write a copy of a CSV file with noisy labels, each private by epsilon, and the privacy statement beside it.
 

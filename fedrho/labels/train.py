@@ -9,13 +9,13 @@ import typer
 
 from fedrho import completions, console
 from fedrho.console import BadInput
+from fedrho.output_options import Json, Quiet
 
 if TYPE_CHECKING:
     from fedrho.labels.data import LabelData
     from fedrho.labels.settings import ExperimentFile
 
 FolderArgument = Annotated[Path, typer.Argument(metavar="FOLDER", help="A folder that `fedrho labels train` wrote.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")]
 
 
 def train(
@@ -99,8 +99,8 @@ def train(
         typer.Option("--again", help="The labels were answered before, or a killed run lost answers: pay again, and add it up."),
     ] = False,
     threads: Annotated[int, typer.Option(min=0, max=1024, help="Of TensorFlow; 0 takes one a core.")] = 1,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Say nothing but errors.")] = False,
-    json: JsonOption = False,
+    quiet: Quiet = False,
+    json: Json = False,
 ) -> None:
     """Train models on labels that stay private: answers once, stages, priors, and beside them what they are compared with.
 

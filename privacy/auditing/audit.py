@@ -8,7 +8,9 @@ N(0, 1) or N(mu, 1), and a claim of rho says mu <= sqrt(2 rho).
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,6 +25,7 @@ from fedrho.privacy.auditing.stream import Contribution, Stripes, clipped, run_w
 from fedrho.privacy.mechanism import Mechanism
 from fedrho.privacy.noise import NoiseSource
 from fedrho.privacy.participation import Participation
+from fedrho.privacy.progress import Progress, unwatched
 from fedrho.privacy.zcdp import epsilon
 
 MOST_STEPS = 256
@@ -141,6 +144,10 @@ class AuditReport:
         return plain | {"contradictions": list(self.contradictions), "contradicts_claim": self.contradicts_claim}
 
 
+_Released = Callable[[Iterable[Matrix]], Matrix]
+"""What a run with these canaries releases."""
+
+
 @dataclass(frozen=True)
 class _Attack:
     """Who takes part when, and the noise that the attacker reckons with."""
@@ -160,6 +167,7 @@ def audit(
     *,
     enforced: Participation | None = None,
     contribute: Contribution = clipped,
+    progress: Progress = unwatched,
 ) -> AuditReport:
     """Attacks `steps` releases and compares with the price for `participation`.
 
@@ -173,7 +181,10 @@ def audit(
     attack = _attack(mechanism, steps, enforced or participation)
     random = np.random.Generator(np.random.PCG64(settings.seed))
     included = random.integers(0, 2, settings.canaries).astype(bool)
-    scores = _scores(mechanism, attack, included, source, settings, contribute, random)
+    run = partial(
+        run_with_canaries, mechanism, attack.signal, size=settings.size, source=source, contribute=contribute, progress=progress
+    )
+    scores = _scores(mechanism, attack, included, run, settings, random)
     return AuditReport(
         mechanism=mechanism.name,
         noise_multiplier=mechanism.noise_multiplier,
@@ -187,8 +198,8 @@ def audit(
         separation=_separation(scores, included, claim, settings),
         auc=_auc(scores, included, claim, settings),
         accuracy=_accuracy(scores, included, attack, claim, settings),
-        one_run=_one_run(scores, included, attack, claim, settings),
-        one_shot=_one_shot(mechanism, attack, delta, source, settings, contribute, random),
+        one_run=_one_run(scores, included, attack, claim, settings, progress),
+        one_shot=_one_shot(run, delta, settings, random),
     )
 
 
@@ -207,14 +218,13 @@ def _scores(
     mechanism: Mechanism[Any],
     attack: _Attack,
     included: NDArray[np.bool_],
-    source: NoiseSource,
+    run: _Released,
     settings: Settings,
-    contribute: Contribution,
     random: np.random.Generator,
 ) -> NDArray[np.float64]:
     stripes = Stripes(settings.canaries, settings.size, random)
     directions = (stripes.direction(canary) for canary in np.flatnonzero(included).tolist())
-    released = run_with_canaries(mechanism, attack.signal, directions, settings.size, source, contribute)
+    released = run(directions)
     return whitened_scores(stripes.project(released), attack.signal, attack.inverse, mechanism.noise_multiplier)
 
 
@@ -241,10 +251,15 @@ def _accuracy(
 
 
 def _one_run(
-    scores: NDArray[np.float64], included: NDArray[np.bool_], attack: _Attack, claim: Claim, settings: Settings
+    scores: NDArray[np.float64],
+    included: NDArray[np.bool_],
+    attack: _Attack,
+    claim: Claim,
+    settings: Settings,
+    progress: Progress,
 ) -> OneRunResult:
     """Half of the guesses are the highest scores, called included, half the lowest, called excluded."""
-    guesses = planned_guesses(attack.separation, scores.size, claim.delta, settings.confidence)
+    guesses = planned_guesses(attack.separation, scores.size, claim.delta, settings.confidence, progress)
     order = np.argsort(scores)
     right = int(np.count_nonzero(included[order[-(guesses // 2) :]]) + np.count_nonzero(~included[order[: guesses // 2]]))
 
@@ -254,16 +269,7 @@ def _one_run(
     return OneRunResult(guesses, right, bound(settings.confidence), claim.epsilon, bound(1.0 - settings.strict))
 
 
-def _one_shot(
-    mechanism: Mechanism[Any],
-    attack: _Attack,
-    delta: float,
-    source: NoiseSource,
-    settings: Settings,
-    contribute: Contribution,
-    random: np.random.Generator,
-) -> OneShotEstimate:
+def _one_shot(run: _Released, delta: float, settings: Settings, random: np.random.Generator) -> OneShotEstimate:
     """A run of its own, in which every canary takes part, with independent random directions of full length."""
     directions = random_directions(min(settings.canaries, MOST_DENSE), settings.size, random)
-    released = run_with_canaries(mechanism, attack.signal, directions, settings.size, source, contribute)
-    return estimate_from_final_model(directions, released, delta)
+    return estimate_from_final_model(directions, run(directions), delta)

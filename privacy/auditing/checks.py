@@ -12,7 +12,7 @@ refusal      noise that protects nothing, and sums of another grid or length, ar
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any
@@ -34,6 +34,7 @@ from fedrho.privacy.clipping import clip
 from fedrho.privacy.mechanism import Mechanism
 from fedrho.privacy.noise import KeptVector, NoiseMismatch, NoiseNode, NoiseSource, ReplayedNoise, SystemNoise
 from fedrho.privacy.participation import Participation
+from fedrho.privacy.progress import Progress, unwatched, watched
 from fedrho.privacy.vectors import ClippedSum, Grid, IntVector, Update
 from fedrho.privacy.zcdp import gaussian_rho
 
@@ -76,21 +77,23 @@ def check_mechanism(
     source: NoiseSource | None = None,
     *,
     enforced: Participation | None = None,
+    progress: Progress = unwatched,
 ) -> list[Finding]:
     """Everything in the table above, in a second or so for 64 steps; `source` is fresh noise of the system when not given.
 
     Raises ValueError where the mechanism cannot be priced for `participation`.
     """
     drawn_from = source or SystemNoise()
-    return [
-        *draw_audit(mechanism, steps, drawn_from),
-        *release_audit(mechanism, steps, drawn_from),
-        *noise_audit(mechanism, steps, drawn_from),
-        *sensitivity_audit(mechanism, steps, participation, drawn_from, enforced=enforced),
-        *replay_audit(mechanism, steps, drawn_from),
-        *cost_audit(mechanism, steps, participation),
-        *refusal_audit(mechanism, drawn_from),
+    checks: list[Callable[[], Iterable[Finding]]] = [
+        lambda: draw_audit(mechanism, steps, drawn_from),
+        lambda: release_audit(mechanism, steps, drawn_from),
+        lambda: noise_audit(mechanism, steps, drawn_from),
+        lambda: sensitivity_audit(mechanism, steps, participation, drawn_from, enforced=enforced),
+        lambda: replay_audit(mechanism, steps, drawn_from),
+        lambda: cost_audit(mechanism, steps, participation),
+        lambda: refusal_audit(mechanism, drawn_from),
     ]
+    return [finding for check in watched(checks, "check", progress, "checking the contract") for finding in check()]
 
 
 def draw_audit(mechanism: AnyMechanism, steps: int, source: NoiseSource) -> list[Finding]:

@@ -15,6 +15,8 @@ import math
 import numpy as np
 import scipy
 
+from fedrho.privacy.progress import Progress, unwatched, watched
+
 LARGEST_EPSILON = 700.0
 SHARES = (0.01, 0.02, 0.03, 0.05, 0.08, 0.12, 0.2, 0.3, 0.45, 0.65, 1.0)
 """Of the canaries: how many guesses `planned_guesses` considers."""
@@ -58,7 +60,9 @@ def epsilon_lower_bound(canaries: int, guesses: int, right: int, delta: float, c
     return float(scipy.optimize.brentq(excess, 0.0, high, xtol=1e-9))
 
 
-def planned_guesses(separation: float, canaries: int, delta: float, confidence: float = 0.95) -> int:
+def planned_guesses(
+    separation: float, canaries: int, delta: float, confidence: float = 0.95, progress: Progress = unwatched
+) -> int:
     """The even number of guesses that promises most against scores N(0, 1) and N(separation, 1), half at either end.
 
     It is computed from the attack alone, before any score is seen, so that the bound stays valid.
@@ -70,7 +74,7 @@ def planned_guesses(separation: float, canaries: int, delta: float, confidence: 
         right = math.floor(guesses * _accuracy_at_the_ends(separation, guesses / canaries))
         return epsilon_lower_bound(canaries, guesses, right, delta, confidence)
 
-    return max(counts, key=promise)
+    return max(watched(counts, "plan", progress, "choosing how many to guess"), key=promise)
 
 
 def _accuracy_at_the_ends(separation: float, share: float) -> float:

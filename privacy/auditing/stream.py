@@ -12,6 +12,7 @@ from fedrho.privacy.auditing.attacker import Matrix, Signal, strength
 from fedrho.privacy.clipping import clip
 from fedrho.privacy.mechanism import Mechanism
 from fedrho.privacy.noise import NoiseSource
+from fedrho.privacy.progress import Progress, unwatched, watched
 from fedrho.privacy.vectors import ClippedSum, Grid, IntVector, Update
 
 Contribution = Callable[[Update, Grid], IntVector]
@@ -32,15 +33,16 @@ def run_with_canaries(
     size: int,
     source: NoiseSource,
     contribute: Contribution = clipped,
+    progress: Progress = unwatched,
 ) -> Matrix:
     """What is released, in units of the clip norm, shape (steps, size).
 
     `directions`: of each canary that is included, unit vectors of shape (size,); all of them take part as `signal` says. Where a
     mechanism asks for counts beside the weights, canaries keep silent there.
     """
-    totals = _Totals(mechanism, list(directions), size, contribute)
+    totals = _Totals(mechanism, list(directions), size, contribute, progress)
     state, released = mechanism.init(size), []
-    for sign in signal:
+    for sign in watched(signal, "round", progress, "releasing rounds"):
         grid = mechanism.grid_at(state)
         out, state = mechanism.release(ClippedSum(totals.at(float(sign), grid), grid), state, source)
         released.append(out.vector / out.grid.radius)
@@ -50,16 +52,19 @@ def run_with_canaries(
 class _Totals:
     """The exact sum of all canaries; it is the same wherever they send the same, and then it is computed once."""
 
-    def __init__(self, mechanism: Mechanism[Any], directions: list[Matrix], size: int, contribute: Contribution) -> None:
+    def __init__(
+        self, mechanism: Mechanism[Any], directions: list[Matrix], size: int, contribute: Contribution, progress: Progress
+    ) -> None:
         self._counts = mechanism.counts
         self._loud = LOUDNESS * mechanism.grid.clip_norm
         self._directions, self._size, self._contribute = directions, size, contribute
+        self._progress = progress
         self._known: dict[tuple[float, Grid], IntVector] = {}
 
     def at(self, sign: float, grid: Grid) -> IntVector:
         if (sign, grid) not in self._known:
             total = np.zeros(self._size + self._counts, dtype=np.int64)
-            for direction in self._directions if sign else ():
+            for direction in watched(self._directions, "canary", self._progress, "clipping canaries") if sign else ():
                 update = Update((sign * self._loud * direction).astype(np.float32))
                 total[: self._size] += self._contribute(update, grid)
             self._known[sign, grid] = total

@@ -6,8 +6,9 @@ Labels are made up here and no record's; so nothing is charged. Each bound holds
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -20,6 +21,7 @@ from fedrho.privacy.labels.answers import Answers
 from fedrho.privacy.labels.chance import Chance, below
 from fedrho.privacy.labels.channels import Channel
 from fedrho.privacy.labels.priors import Priors
+from fedrho.privacy.progress import Progress, unwatched, watched
 
 Labels = NDArray[np.int64]
 
@@ -30,8 +32,8 @@ ALIKE = 1e-9
 MOST_OUTPUTS = 4096
 QUANTILES = (0.0, 0.1, 0.25, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98)
 """Of how much answers say about a canary: below which of them the one-run attack may abstain."""
-ENTRIES = 4_000_000
-"""Likelihoods in memory at once: records of a batch times classes."""
+ENTRIES = 500_000
+"""Likelihoods in memory at once: records of a batch times classes. Few, so that whoever looks on sees one after another."""
 
 
 class Answering(Protocol):
@@ -77,7 +79,14 @@ class OneRun:
     right: int
 
 
-def agreement(mechanism: Answering, priors: Priors, draws: int, chance: Chance, one_by_one: bool = False) -> Agreement:
+def agreement(
+    mechanism: Answering,
+    priors: Priors,
+    draws: int,
+    chance: Chance,
+    one_by_one: bool = False,
+    progress: Progress = unwatched,
+) -> Agreement:
     """Pearson's chi-square test of `draws` answers for each prior and label, all in one batch or each on its own.
 
     Raises ValueError where the channel has too many outputs to be counted.
@@ -88,9 +97,15 @@ def agreement(mechanism: Answering, priors: Priors, draws: int, chance: Chance, 
     if outputs > MOST_OUTPUTS:
         raise ValueError(f"{outputs} outputs are too many to be counted; at most {MOST_OUTPUTS}")
     counts, alike = np.zeros((rows * classes, outputs), dtype=np.int64), True
-    for cells in _batches(np.tile(np.arange(rows * classes), draws), classes):  # neighbours differ in prior and label
+    records, done = np.tile(np.arange(rows * classes), draws), 0  # neighbours differ in prior and label
+    doing = f"drawing {'one by one' if one_by_one else 'in batches'}"
+    for cells in _batches(records, classes):
+        tell = partial(_tell, progress, done, len(records), doing)
+        tell(0)
         given, labels = priors[cells // classes], cells % classes
-        answers = _one_by_one(mechanism, labels, given, chance) if one_by_one else mechanism.answer(labels, given, chance)
+        answers = _one_by_one(mechanism, labels, given, chance, tell) if one_by_one else mechanism.answer(labels, given, chance)
+        done += len(cells)
+        tell(len(cells))
         told, right = _outputs(matrices, cells // classes, answers, labelled)
         counts += np.bincount(cells * outputs + told, minlength=counts.size).reshape(counts.shape)
         alike = alike and right
@@ -99,17 +114,24 @@ def agreement(mechanism: Answering, priors: Priors, draws: int, chance: Chance, 
     return Agreement(min(1.0, smallest * len(counts)), alike, draws)
 
 
-def likelihood_ratio_attack(mechanism: Answering, prior: Priors, draws: int, chance: Chance, confidence: float) -> Attack:
+def likelihood_ratio_attack(
+    mechanism: Answering, prior: Priors, draws: int, chance: Chance, confidence: float, progress: Progress = unwatched
+) -> Attack:
     """Tells two labels apart by one output: the pair and the output that promise most in a first sample, tried on a fresh one.
 
     `prior` of shape (1, K). For any pair and any output that is a label.
     """
     classes, miss = prior.shape[1], (1.0 - confidence) / 2
-    first = np.stack([_told(mechanism, label, prior, draws, chance) for label in range(classes)])
+    samples, doing = (classes + 2) * draws, "telling labels apart"
+    told = partial(_told, mechanism, prior=prior, draws=draws, chance=chance)
+    first = np.stack([told(label, tell=partial(_tell, progress, label * draws, samples, doing)) for label in range(classes)])
     high, low = _ends(first, draws, miss)
     output = int((np.log(low.max(axis=0)) - np.log(high.min(axis=0))).argmax())
     likely, unlikely = int(low[:, output].argmax()), int(high[:, output].argmin())
-    hits, false_hits = (int(_told(mechanism, label, prior, draws, chance)[output]) for label in (likely, unlikely))
+    hits, false_hits = (
+        int(told(label, tell=partial(_tell, progress, (classes + place) * draws, samples, doing))[output])
+        for place, label in enumerate((likely, unlikely))
+    )
     return Attack(ratio_bound(hits, draws, false_hits, draws, confidence), output, likely, unlikely, hits, false_hits, draws)
 
 
@@ -120,7 +142,14 @@ def ratio_bound(hits: int, draws: int, false_hits: int, false_draws: int, confid
     return max(0.0, math.log(low / share_interval(false_hits, false_draws, miss).high)) if low > 0 else 0.0
 
 
-def one_run_attack(mechanism: Answering, prior: Priors, canaries: int, chance: Chance, confidence: float) -> OneRun:
+def one_run_attack(
+    mechanism: Answering,
+    prior: Priors,
+    canaries: int,
+    chance: Chance,
+    confidence: float,
+    progress: Progress = unwatched,
+) -> OneRun:
     """Every record is a canary: its label is one of two by a fair coin, and the likelier of the two under its answer is guessed.
 
     Nothing is guessed where the answer says too little (Steinke et al. 2023, arXiv 2305.08846, with delta 0). How little that is
@@ -131,9 +160,13 @@ def one_run_attack(mechanism: Answering, prior: Priors, canaries: int, chance: C
         return OneRun(0.0, canaries, 0, 0)
     one = below(chance, np.full(canaries, classes))
     other = (one + 1 + below(chance, np.full(canaries, classes - 1))) % classes
-    pairs = [_odds(mechanism, one[part], other[part], prior, chance) for part in _batches(np.arange(canaries), classes)]
+    pairs = []
+    progress("canary", 0, canaries, doing := "asking canaries")
+    for part in _batches(np.arange(canaries), classes):
+        pairs.append(_odds(mechanism, one[part], other[part], prior, chance))
+        progress("canary", int(part[-1]) + 1, canaries, doing)
     odds = np.concatenate(pairs)
-    guessed = np.abs(odds) >= _least_odds(np.abs(odds), canaries, confidence)
+    guessed = np.abs(odds) >= _least_odds(np.abs(odds), canaries, confidence, progress)
     return one_run_bound(canaries, int(guessed.sum()), int((odds[guessed] > 0).sum()), confidence)
 
 
@@ -153,7 +186,7 @@ def _odds(mechanism: Answering, one: Labels, other: Labels, prior: Priors, chanc
     return odds
 
 
-def _least_odds(sizes: NDArray[np.float64], canaries: int, confidence: float) -> float:
+def _least_odds(sizes: NDArray[np.float64], canaries: int, confidence: float, progress: Progress) -> float:
     """With which to guess: of some, that which promises the largest bound, had the mechanism the likelihoods that it says."""
     known = sizes[sizes > ALIKE]
     if not known.size:
@@ -165,17 +198,23 @@ def _least_odds(sizes: NDArray[np.float64], canaries: int, confidence: float) ->
         right = int((1.0 / (1.0 + np.exp(-counted))).sum())
         return one_run_bound(canaries, len(counted), right, confidence).epsilon_low
 
-    return float(max(tried, key=promise))
+    return float(max(watched(tried, "plan", progress, "choosing how many to guess"), key=promise))
 
 
-def _told(mechanism: Answering, label: int, prior: Priors, draws: int, chance: Chance) -> Labels:
+def _told(mechanism: Answering, label: int, prior: Priors, draws: int, chance: Chance, tell: Callable[[int], None]) -> Labels:
     """How often each noisy label came."""
-    classes = prior.shape[1]
+    classes, done = prior.shape[1], 0
     counts = np.zeros(classes, dtype=np.int64)
     for labels in _batches(np.full(draws, label), classes):
         answers = mechanism.answer(labels, np.broadcast_to(prior, (len(labels), classes)), chance)
         counts += np.bincount(answers.labels, minlength=classes)
+        done += len(labels)
+        tell(done)
     return counts
+
+
+def _tell(progress: Progress, before: int, total: int, doing: str, more: int) -> None:
+    progress("answer", before + more, total, doing)
 
 
 def _batches(records: Labels, classes: int) -> Iterator[Labels]:
@@ -191,8 +230,11 @@ def _ends(counts: Labels, draws: int, miss: float) -> tuple[NDArray[np.float64],
     return high, low
 
 
-def _one_by_one(mechanism: Answering, labels: Labels, priors: Priors, chance: Chance) -> Answers:
-    each = [mechanism.answer(labels[[place]], priors[[place]], chance) for place in range(len(labels))]
+def _one_by_one(mechanism: Answering, labels: Labels, priors: Priors, chance: Chance, tell: Callable[[int], None]) -> Answers:
+    each = []
+    for place in range(len(labels)):
+        each.append(mechanism.answer(labels[[place]], priors[[place]], chance))
+        tell(place + 1)
     likelihoods = np.concatenate([answer.likelihoods for answer in each])
     told, sizes = (np.array([int(part[0]) for part in parts]) for parts in ([a.labels for a in each], [a.sizes for a in each]))
     return Answers(told, likelihoods, sizes)

@@ -18,6 +18,7 @@ from fedrho.privacy.labels.attacks import Answering, agreement, likelihood_ratio
 from fedrho.privacy.labels.chance import Chance
 from fedrho.privacy.labels.channels import SLACK, BadChannel, Channel, channels, exact_loss, largest_share, share_right
 from fedrho.privacy.labels.priors import Priors, checked
+from fedrho.privacy.progress import Progress, unwatched, watched
 
 LEAST_P_VALUE = 1e-6
 """Of draws against their matrix; a right sampler is seldom below it."""
@@ -97,6 +98,7 @@ def audit(
     best: bool = False,
     exact: HasMatrix | None = None,
     sampled: Answering | None = None,
+    progress: Progress = unwatched,
 ) -> LabelAudit:
     """Every check there is, at `prior` of shape (K,), and the exact ones at hard priors, too.
 
@@ -107,13 +109,14 @@ def audit(
     drawn, at = (mechanism, given) if sampled is None else (sampled, checked([(0.5, 0.5)]))
     hard = np.concatenate([given, hard_priors(given.shape[1])]) if exact is None else given
     findings = [
-        _exact(exact or mechanism, mechanism.epsilon, hard),
-        _drawn(drawn, at, tried, chance),
-        _alone(drawn, at, tried, chance),
+        _exact(exact or mechanism, mechanism.epsilon, hard, progress),
+        _drawn(drawn, at, tried, chance, progress),
+        _alone(drawn, at, tried, chance, progress),
     ]
     if best:
-        findings.insert(1, _best(mechanism, given))
-    findings += [_attacked(mechanism, given, tried, chance), _one_run(mechanism, given, tried, chance)]
+        findings.insert(1, _best(mechanism, given, progress))
+    findings.append(_attacked(mechanism, given, tried, chance, progress))
+    findings.append(_one_run(mechanism, given, tried, chance, progress))
     return LabelAudit(name, mechanism.epsilon, tuple(findings))
 
 
@@ -145,9 +148,11 @@ def hard_priors(classes: int, seed: int = 0, count: int = 24) -> Priors:
     return checked(np.concatenate([even, spiky, steps, 1 + steps, sure, [halves, halves[::-1], np.zeros(classes)]]))
 
 
-def _exact(mechanism: HasMatrix, epsilon: float, tried: Priors) -> Finding:
+def _exact(mechanism: HasMatrix, epsilon: float, tried: Priors, progress: Progress) -> Finding:
     try:
-        losses = [exact_loss(mechanism.matrix(one[None])) for one in tried]
+        losses = [
+            exact_loss(mechanism.matrix(one[None])) for one in watched(tried, "prior", progress, "looking at exact matrices")
+        ]
     except BadChannel as error:
         return Finding("exact matrix", "epsilon", epsilon, math.inf, False, str(error))
     worst = int(np.argmax([loss.epsilon for loss in losses]))
@@ -156,9 +161,10 @@ def _exact(mechanism: HasMatrix, epsilon: float, tried: Priors) -> Finding:
     return _epsilon("exact matrix", epsilon, loss.epsilon, detail)
 
 
-def _best(mechanism: Answering, prior: Priors) -> Finding:
+def _best(mechanism: Answering, prior: Priors, progress: Progress) -> Finding:
     tried = np.concatenate([prior, hard_priors(prior.shape[1])])
-    told = np.concatenate([share_right(mechanism.matrix(one[None]), one[None]) for one in tried])
+    seen = watched(tried, "prior", progress, "comparing with the best there is")
+    told = np.concatenate([share_right(mechanism.matrix(one[None]), one[None]) for one in seen])
     most = largest_share(tried, mechanism.epsilon)
     worst = int((most - told).argmax())
     detail = f"worst of {len(tried)} priors: the true label comes with {told[worst]:.6g} of {most[worst]:.6g}"
@@ -166,27 +172,29 @@ def _best(mechanism: Answering, prior: Priors) -> Finding:
     return Finding("true label told", "share", float(most[worst]), float(told[worst]), holds, detail)
 
 
-def _drawn(mechanism: Answering, prior: Priors, settings: Settings, chance: Chance) -> Finding:
+def _drawn(mechanism: Answering, prior: Priors, settings: Settings, chance: Chance, progress: Progress) -> Finding:
     """In a batch whose records differ in label and prior."""
     other = checked(prior[:, ::-1])
     both = np.concatenate([prior, other]) if prior.shape[1] > 1 else prior
-    return _agreed("sampler, one batch", mechanism, both, settings.draws, chance)
+    return _agreed("sampler, one batch", mechanism, both, settings.draws, chance, progress)
 
 
-def _alone(mechanism: Answering, prior: Priors, settings: Settings, chance: Chance) -> Finding:
+def _alone(mechanism: Answering, prior: Priors, settings: Settings, chance: Chance, progress: Progress) -> Finding:
     """Ten records for each hundred of a batch at most: one at a time is slow."""
-    return _agreed("sampler, one by one", mechanism, prior, max(1, settings.draws // 100), chance, one_by_one=True)
+    return _agreed("sampler, one by one", mechanism, prior, max(1, settings.draws // 100), chance, progress, one_by_one=True)
 
 
-def _agreed(check: str, mechanism: Answering, priors: Priors, draws: int, chance: Chance, one_by_one: bool = False) -> Finding:
-    found = agreement(mechanism, priors, draws, chance, one_by_one)
+def _agreed(
+    check: str, mechanism: Answering, priors: Priors, draws: int, chance: Chance, progress: Progress, one_by_one: bool = False
+) -> Finding:
+    found = agreement(mechanism, priors, draws, chance, one_by_one, progress)
     detail = f"{draws} draws of each label" + ("" if found.likelihoods_agree else "; likelihoods are not the matrix's")
     holds = found.likelihoods_agree and found.p_value >= LEAST_P_VALUE
     return Finding(check, "p-value", LEAST_P_VALUE, found.p_value, holds, detail)
 
 
-def _attacked(mechanism: Answering, prior: Priors, settings: Settings, chance: Chance) -> Finding:
-    found = likelihood_ratio_attack(mechanism, prior, settings.draws, chance, settings.confidence)
+def _attacked(mechanism: Answering, prior: Priors, settings: Settings, chance: Chance, progress: Progress) -> Finding:
+    found = likelihood_ratio_attack(mechanism, prior, settings.draws, chance, settings.confidence, progress)
     detail = (
         f"output {found.output}: {found.hits} of {found.draws} under label {found.likely}, "
         f"{found.false_hits} under label {found.unlikely}"
@@ -194,8 +202,8 @@ def _attacked(mechanism: Answering, prior: Priors, settings: Settings, chance: C
     return _epsilon("likelihood ratio", mechanism.epsilon, found.epsilon_low, detail)
 
 
-def _one_run(mechanism: Answering, prior: Priors, settings: Settings, chance: Chance) -> Finding:
-    found = one_run_attack(mechanism, prior, settings.canaries, chance, settings.confidence)
+def _one_run(mechanism: Answering, prior: Priors, settings: Settings, chance: Chance, progress: Progress) -> Finding:
+    found = one_run_attack(mechanism, prior, settings.canaries, chance, settings.confidence, progress)
     detail = f"{found.right} of {found.guesses} guesses right, of {found.canaries} canaries"
     return _epsilon("one run", mechanism.epsilon, found.epsilon_low, detail)
 

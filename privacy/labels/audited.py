@@ -24,6 +24,7 @@ from fedrho.privacy.labels.one_hot import GRID, OneHotLaplace, coordinate_table
 from fedrho.privacy.labels.per_bit import PerBit
 from fedrho.privacy.labels.randomizers import RandomizedResponse, TopK, WithPrior
 from fedrho.privacy.labels.regression import bins, unbiased
+from fedrho.privacy.progress import Progress, unwatched
 
 MECHANISMS: Final = {
     "with-prior": "randomized response with prior",
@@ -108,19 +109,25 @@ class HistogramOfOne:
 
 
 def audited(
-    kind: str, epsilon: float, prior: Sequence[float], chance: Chance, settings: Settings | None = None, k: int | None = None
+    kind: str,
+    epsilon: float,
+    prior: Sequence[float],
+    chance: Chance,
+    settings: Settings | None = None,
+    k: int | None = None,
+    progress: Progress = unwatched,
 ) -> LabelAudit:
     """All checks of one of `MECHANISMS`; raises UnknownMechanism, and ValueError for an epsilon or prior that it cannot take."""
     tried = settings or Settings()
     if kind == "histogram":
         few = Settings(min(tried.draws, HISTOGRAM_DRAWS), min(tried.canaries, HISTOGRAM_DRAWS), tried.confidence)
-        return audit(MECHANISMS[kind], HistogramOfOne(epsilon), (0.5, 0.5), chance, few)
+        return audit(MECHANISMS[kind], HistogramOfOne(epsilon), (0.5, 0.5), chance, few, progress=progress)
     if kind == "one-hot":
         pair, coordinate = CoordinatePair(epsilon), Coordinate(epsilon)
         mechanism: Answering = OneHotLaplace(epsilon)
-        return audit(MECHANISMS[kind], mechanism, prior, chance, tried, exact=pair, sampled=coordinate)
+        return audit(MECHANISMS[kind], mechanism, prior, chance, tried, exact=pair, sampled=coordinate, progress=progress)
     mechanism = made(kind, epsilon, prior, k)
-    return audit(getattr(mechanism, "name", kind), mechanism, prior, chance, tried, best=kind == "with-prior")
+    return audit(getattr(mechanism, "name", kind), mechanism, prior, chance, tried, best=kind == "with-prior", progress=progress)
 
 
 def made(kind: str, epsilon: float, prior: Sequence[float], k: int | None = None) -> Answering:
