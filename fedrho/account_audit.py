@@ -5,6 +5,7 @@ from __future__ import annotations
 import zipfile
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -150,8 +151,9 @@ def membership(
     try:
         with np.load(predictions, allow_pickle=False) as arrays:
             claimed = None if rho is None else Rho(check_positive("--rho", rho))
-            attacks = tensorflow_privacy_attacks if tensorflow_privacy else own_attacks
-            report = membership_report(arrays, claimed, by_class=by_class, attacks=attacks)
+            with Work("attacking", "" if rho is None else f"claimed rho {rho:g}") as work:
+                attacks = tensorflow_privacy_attacks if tensorflow_privacy else partial(own_attacks, progress=work.progress)
+                report = membership_report(arrays, claimed, by_class=by_class, attacks=attacks)
     except FileNotFoundError as error:
         raise BadInput(f"{predictions}: no such file") from error
     except (OSError, EOFError, zipfile.BadZipFile, ValueError) as error:

@@ -17,6 +17,7 @@ from fedrho.output_options import Json
 from fedrho.privacy.ledger import Ledger
 from fedrho.privacy.statement import PrivacyStatement, combined
 from fedrho.privacy.zcdp import Rho, gaussian_epsilon
+from fedrho.work import Work
 
 if TYPE_CHECKING:
     from fedrho.server.chain import History
@@ -103,7 +104,8 @@ def _check(where: str) -> list[Checked]:
     for history in read_histories(locate(where)):
         try:
             task = read_task(history)
-            found.append(Checked(shown(where), history, task.file, check(history, task)))
+            with Work("checking the chain", task.file.name) as work:
+                found.append(Checked(shown(where), history, task.file, check(history, task, work.progress)))
         except HistoryBroken as error:
             raise HistoryBroken(f"{shown(where)}, run {history.run.hex()[:8]}: {error}") from error
     return found

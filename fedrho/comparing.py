@@ -219,8 +219,9 @@ def draw_anew(path: Path) -> list[Path]:
     read(path)
     rows = records.rows((path / "metrics.jsonl").read_bytes())
     privacy = values["task"]["privacy"]
-    numbers = (None, None) if privacy == NONE else (privacy["delta"], privacy["clip_norm"])
-    pictures = study_plots.of_study(values["name"], values["data"]["name"], rows, *numbers)
+    delta, norm = (None, None) if privacy == NONE else (privacy["delta"], privacy["clip_norm"])
+    with Work("drawing") as work:
+        pictures = study_plots.of_study(values["name"], values["data"]["name"], rows, delta, norm, work.progress)
     for name, picture in pictures.items():
         _write(path / "plots" / name, picture)
     return [path / "plots" / name for name in pictures]

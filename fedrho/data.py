@@ -11,6 +11,7 @@ from rich.table import Table
 from fedrho import completions, console
 from fedrho.output_options import Json
 from fedrho.progress import Fetching
+from fedrho.work import Work
 
 if TYPE_CHECKING:
     from fedrho.simulations.data.cache import Cache
@@ -100,8 +101,10 @@ def _counted(name: str, settings: list[str]) -> Facts:
             options[key.strip()] = value.strip()
     source = DataSource.of({"name": name, **options})
     check_data(source)
-    with Fetching(None) as downloads:
-        return counted(open_data(source, downloads.show))
+    with Fetching(f"opening {name}") as downloads:
+        opened = open_data(source, downloads.show)
+    with Work("counting") as work:
+        return counted(opened, work.progress)
 
 
 @app.command()
@@ -118,9 +121,11 @@ def words(name: Name, most: Most = 9998) -> None:
     from fedrho.simulations.data.vocabularies import made_of
 
     found = corpus(name)
-    with Fetching(None) as downloads:
+    with Fetching(f"reading {name}") as downloads:
         texts = found.read(Cache(progress=downloads.show).path(found.file))
-    for word in made_of(texts, most):
+    with Work("counting words") as work:
+        made = made_of(texts, most, work.progress)
+    for word in made:
         typer.echo(word)
 
 
@@ -134,7 +139,7 @@ def fetch(name: Name, json: Json = False) -> None:
     from fedrho.simulations.data.catalogue import entry
 
     found = entry(name)
-    with Fetching(None) as downloads:
+    with Fetching(f"checking {name}") as downloads:
         cache = Cache(progress=downloads.show)
         paths = [cache.path(file) for file in found.files]
     if json:

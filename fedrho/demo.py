@@ -20,7 +20,7 @@ import numpy as np
 from rich.table import Table
 
 from fedrho import processes
-from fedrho.console import out, print_statement
+from fedrho.console import out, print_statement, working
 from fedrho.privacy.statement import PrivacyStatement, round_up
 from fedrho.privacy.zcdp import Rho
 from fedrho.progress import StepProgress
@@ -128,7 +128,8 @@ def run_demo(options: DemoOptions) -> DemoResult:
 def _run(demo: Demo) -> tuple[RunStatus, float]:
     with StepProgress(demo.options.steps, "starting server and devices") as progress, demo.children():
         status = demo.watch(progress)
-    return status, demo.accuracy(status)
+    with working("measuring the accuracy"):
+        return status, demo.accuracy(status)
 
 
 @dataclass

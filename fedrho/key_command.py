@@ -9,6 +9,7 @@ import typer
 
 from fedrho import console
 from fedrho.console import BadInput
+from fedrho.work import Work
 
 
 def keys(
@@ -31,10 +32,12 @@ def keys(
     if devices and holds_set(folder):
         if host:
             raise BadInput(f"--host: the certificates in {folder} stay as they are; leave it out to add tokens")
-        add_devices(folder, devices, days)
+        with Work("making tokens") as work:
+            add_devices(folder, devices, days, work.progress)
         console.out.print(f"{folder}/devices: {devices} more tokens, one for one device", highlight=False, soft_wrap=True)
         return
-    make_keys(folder, host or (), days, devices)
+    with Work("making keys") as work:
+        make_keys(folder, host or (), days, devices, work.progress)
     console.out.print(
         f"{folder}: give device/ to every device and a file of devices/ to one, take offline/ off every network",
         highlight=False,

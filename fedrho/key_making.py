@@ -18,6 +18,7 @@ from cryptography import x509
 from fedrho.certificates import FOR_CLIENTS, FOR_SERVERS, Authority, Pair, name_of
 from fedrho.console import BadInput
 from fedrho.keys import DEVICE, OFFLINE, OPERATOR, SERVER, SHARD, SHARD_NAME, TOKEN_VERSION, TOKENS, signing_key
+from fedrho.privacy.progress import Progress, unwatched, watched
 from fedrho.protos.signing import SigningKey, issue
 
 HOLDERS: Final = (SERVER, DEVICE, SHARD, OPERATOR, OFFLINE, TOKENS)
@@ -26,7 +27,9 @@ THIS_MACHINE: Final = ("localhost", "127.0.0.1", "::1")
 DAY_SECONDS: Final = 86400
 
 
-def make_keys(folder: Path, hosts: Sequence[str] = THIS_MACHINE, days: int = 365, devices: int = 0) -> None:
+def make_keys(
+    folder: Path, hosts: Sequence[str] = THIS_MACHINE, days: int = 365, devices: int = 0, progress: Progress = unwatched
+) -> None:
     """Writes a new set into `folder`, all of it or nothing; raises BadInput where there is one, or a host cannot be named."""
     names = [name_of(host) for host in hosts or THIS_MACHINE]
     there = _found(folder)
@@ -37,7 +40,7 @@ def make_keys(folder: Path, hosts: Sequence[str] = THIS_MACHINE, days: int = 365
         making = Path(tempfile.mkdtemp(prefix=".making-", dir=folder))
         try:
             _fill(making, names, datetime.now(UTC) + timedelta(days=days))
-            _add_tokens(making, devices, days)
+            _add_tokens(making, devices, days, progress)
             for holder in HOLDERS:
                 (making / holder).rename(folder / holder)  # fails where a rival was first, at the first of them
         finally:
@@ -48,10 +51,10 @@ def holds_set(folder: Path) -> bool:
     return bool(_found(folder))
 
 
-def add_devices(folder: Path, count: int, days: int) -> None:
+def add_devices(folder: Path, count: int, days: int, progress: Progress = unwatched) -> None:
     """Writes tokens for `count` more devices into a set, and touches nothing else; raises BadInput."""
     with _writing(folder):
-        _add_tokens(folder, count, days)
+        _add_tokens(folder, count, days, progress)
 
 
 def _fill(folder: Path, names: Sequence[x509.GeneralName], until: datetime) -> None:
@@ -97,7 +100,7 @@ def _write_signing_key(folder: Path, owner: str, name: str, holders: Sequence[st
         (folder / holder / f"{name}.pub").write_text(f"{key.public.hex()}\n")
 
 
-def _add_tokens(folder: Path, count: int, days: int) -> None:
+def _add_tokens(folder: Path, count: int, days: int, progress: Progress) -> None:
     if not count:
         return
     issuer = signing_key(folder / OFFLINE / "issuer.key")
@@ -105,7 +108,7 @@ def _add_tokens(folder: Path, count: int, days: int) -> None:
     tokens = folder / TOKENS
     tokens.mkdir(mode=0o700, exist_ok=True)
     numbers = _free_numbers(tokens)
-    for _ in range(count):
+    for _ in watched(range(count), "token", progress, "making tokens for devices"):
         key = SigningKey.generate()
         token = {
             "fedrho_token": TOKEN_VERSION,

@@ -14,6 +14,7 @@ from fedrho import completions, console
 from fedrho.console import BadInput
 from fedrho.output_options import Json
 from fedrho.privacy.statement import round_up
+from fedrho.work import Work
 
 if TYPE_CHECKING:
     from fedrho.predicting import Exported, Probabilities, Reader
@@ -99,7 +100,9 @@ def _of_text(reader: Reader, text: str, top: int, count: int, temperature: float
     answers = [
         {"class": int(one), "token": reader.tokens.shown(int(one)), "probability": float(probabilities[one])} for one in likeliest
     ]
-    more = reader.tokens.decode(reader.continued(ids, count, temperature, seed)) if count else None
+    with Work("going on") as work:
+        drawn = reader.continued(ids, count, temperature, seed, work.progress) if count else []
+    more = reader.tokens.decode(drawn) if count else None
     return {"predictions": [answers], "continuation": more and reader.tokens.joined + more, "text": text}
 
 

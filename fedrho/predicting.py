@@ -19,6 +19,7 @@ from fedrho.console import BadInput
 from fedrho.models.base import ModelSpec, Outputs
 from fedrho.models.tokens import FIRST, NOTHING, UNKNOWN, Tokens
 from fedrho.models.weights_file import WeightsFileError, read_weights
+from fedrho.privacy.progress import Progress, unwatched, watched
 
 if TYPE_CHECKING:
     from fedrho.models.flat import FlatModel
@@ -162,11 +163,11 @@ class Reader:
         shares = self.exported.probabilities(np.array([empty + last], np.int32))[0]
         return shares
 
-    def continued(self, ids: list[int], count: int, temperature: float, seed: int) -> list[int]:
+    def continued(self, ids: list[int], count: int, temperature: float, seed: int, progress: Progress = unwatched) -> list[int]:
         """So many ids that follow, each drawn where listed, likelier ones the more often the lower the temperature; 0 is none."""
         random = np.random.default_rng(seed)
         found = list(ids)
-        for _ in range(count):
+        for _ in watched(range(count), "token", progress, "going on"):
             found.append(self._drawn(self.following(found), temperature, random))
         return found[len(ids) :]
 

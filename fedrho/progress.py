@@ -97,6 +97,10 @@ class Bar:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        self.end()
+
+    def end(self) -> None:
+        """Nothing moves any more; what comes next may say so itself."""
         if self._live:
             self._live.stop()
 
@@ -165,7 +169,9 @@ class Bar:
         if self._total is not None and self._done >= self._total:
             return f"in {clock(now - self._began)}"
         left = self._pace.left(now)
-        return "" if left is None else f"ETA {clock(left)}"
+        if left is not None:
+            return f"ETA {clock(left)}"
+        return "" if self._total is None or now - self._began < 1 else f"for {clock(now - self._began)}"
 
 
 class StepProgress(Bar):

@@ -185,7 +185,9 @@ def serve(
         )
         shown = Display(progress, place, tls)
         with trimmed():
-            population = asyncio.run(run_server(serving, Listener(shown.listening, shown.released, shown.dashboard)))
+            population = asyncio.run(
+                run_server(serving, Listener(shown.listening, shown.released, shown.dashboard, shown.checking))
+            )
     _finish(population)
 
 
@@ -204,6 +206,10 @@ class Display:
         self._progress.note(f"listening on {address}, process {os.getpid()}, state in {_shown(self._place)}")
         self._progress.note(f"connect devices with: fedrho join {address} --data {_data(population)}{self._with_tls}")
         self._show()
+
+    def checking(self, unit: str, done: int, total: int | None, doing: str) -> None:
+        """Of what the store holds already, before anything is served."""
+        self._progress.say(f"{doing}, {unit} {done} of {total}")
 
     def dashboard(self, address: str) -> None:
         """Told before `listening`."""

@@ -221,7 +221,8 @@ def export(
     """
     from fedrho import study_export
 
-    study_export.export_study(folder, out, force)
+    with console.working("writing the model"):
+        study_export.export_study(folder, out, force)
     console.out.print(str(out), highlight=False, soft_wrap=True)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any, Self
 
 from fedrho.progress import Bar
@@ -21,10 +21,11 @@ class StoppableBar(Bar):
         self._before = {number: signal.signal(number, self._told_to) for number in (signal.SIGINT, signal.SIGTERM)}
         return super().__enter__()
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
-        super().__exit__(kind, value, trace)
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+    def end(self) -> None:
+        """From here on a signal stops whatever is done, at once."""
+        super().end()
+        for number in list(self._before):
+            signal.signal(number, self._before.pop(number))
 
     @property
     def told_to_stop(self) -> bool:

@@ -17,6 +17,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from fedrho.drawing import GREY, MARKERS, PALE, accuracy_axis, drawn, dressed, legend_below, look, marked, noted, plain_numbers
+from fedrho.privacy.progress import Progress, unwatched, watched
 from fedrho.privacy.statement import Neighbours
 from fedrho.simulations.claim import NO_GUARANTEE
 from fedrho.simulations.paths import Walk, Way
@@ -32,7 +33,14 @@ class Curve:
     accuracy: tuple[NDArray[np.float64], ...]
 
 
-def of_study(name: str, data: str, rows: Sequence[Row], delta: float | None, clip_norm: float | None) -> dict[str, bytes]:
+def of_study(
+    name: str,
+    data: str,
+    rows: Sequence[Row],
+    delta: float | None,
+    clip_norm: float | None,
+    progress: Progress = unwatched,
+) -> dict[str, bytes]:
     """The pictures of one folder, by file name; without privacy, which has no delta, none of utility against it."""
     table = _columns(rows)
     pictures: dict[str, Callable[[Figure], None]] = {
@@ -41,7 +49,7 @@ def of_study(name: str, data: str, rows: Sequence[Row], delta: float | None, cli
         "simulation_only": lambda figure: _simulation_only(figure, name, table, clip_norm),
     }
     files = {}
-    for title, draw in pictures.items():
+    for title, draw in watched(pictures.items(), "picture", progress, "drawing"):
         for kind, content in drawn((7.2, 4.5), draw).items():
             files[f"{title}.{kind}"] = content
     return files

@@ -17,13 +17,15 @@ from typing import Any
 from fedrho import mlflow_runs
 from fedrho.console import BadInput, Stopped
 from fedrho.models.tokens import Tokens
-from fedrho.progress import Fetching
+from fedrho.privacy.progress import Progress
+from fedrho.progress import Bar, Fetching
 from fedrho.simulations import events, results, running
 from fedrho.simulations import folder as folders
 from fedrho.simulations.checks import check_engine
 from fedrho.simulations.data.base import DataError, FederatedDataset
 from fedrho.simulations.folder import DiskFull, StudyFolder
 from fedrho.simulations.study import Study, make_study
+from fedrho.work import Work
 
 PACKAGES = (
     "fedrho",
@@ -141,7 +143,7 @@ def _run_in(folder: StudyFolder, dataset: FederatedDataset, how: How) -> Ended:
             StudyProgress(study.steps, how.quiet, _rho_budget(study)) as progress,
             mlflow_runs.followed(how.mlflow, folder.path, progress) as watch,
         ):
-            return _through(folder, dataset, how, watch)
+            return _through(folder, dataset, how, watch, progress)
     except NeverFinished as error:  # nor would it be the next time
         raise StudyFailed(f"{folder.path}: {error}") from error
     except (DiskFull, EngineError) as error:
@@ -155,20 +157,22 @@ def _rho_budget(study: Study) -> float | None:
     return privacy.get("rho") if isinstance(privacy, dict) else None
 
 
-def _through(folder: StudyFolder, dataset: FederatedDataset, how: How, progress: running.Watch) -> Ended:
+def _through(folder: StudyFolder, dataset: FederatedDataset, how: How, watch: running.Watch, bar: Bar) -> Ended:
     began = time.monotonic()
     from fedrho.simulations.opening import opened
 
     study, chosen = folder.study, checked(folder.study, how)
     with opened(study, dataset, chosen.engine or "auto", chosen.workers or 0) as (parts, model):
         folder.note(**_facts(chosen), started=time.time(), start_up_seconds=round(time.monotonic() - began, 3))
-        run = running.run(parts, folder, progress)
+        run = running.run(parts, folder, watch)
     folder.note(ended=time.time(), steps=run.steps_here, seconds=round(run.seconds, 3), finished=not run.stopped)
     if run.stopped:
         raise Stopped(f"stopped after step {len(run.rows)} of {study.steps}; {going_on(folder.path, how)}")
+    bar.end()
     try:
-        _write_words(folder, dataset)
-        said = _write_results(folder, run, model, parts.vectorised, results.tokens_of(dataset))
+        with Work("writing the results", quiet=how.quiet) as work:
+            _write_words(folder, dataset)
+            said = _write_results(folder, run, model, parts.vectorised, results.tokens_of(dataset), work.progress)
     except OSError as error:
         raise DiskFull(f"{folder.path}: cannot be written any more ({error.strerror or error}); all steps are done") from error
     return Ended(study, folder.path, said, run.steps_here, run.seconds)
@@ -181,7 +185,9 @@ def _write_words(folder: StudyFolder, dataset: FederatedDataset) -> None:
         folder.write("vocabulary.txt", listed)
 
 
-def _write_results(folder: StudyFolder, run: running.Run, model: Any, vectorised: bool, tokens: Tokens | None) -> dict[str, Any]:
+def _write_results(
+    folder: StudyFolder, run: running.Run, model: Any, vectorised: bool, tokens: Tokens | None, progress: Progress
+) -> dict[str, Any]:
     from fedrho import export, study_plots
 
     study, last = folder.study, run.rows[-1]
@@ -195,7 +201,8 @@ def _write_results(folder: StudyFolder, run: running.Run, model: Any, vectorised
     model.assign(run.weights)
     held = claim if tokens is None else {**claim, "tokens": tokens.name}
     folder.write("weights.npz", export.npz(model, results.as_bytes(held).decode()))
-    pictures = study_plots.of_study(study.file.name, study.data.name, run.rows, study.delta, study.clip_norm)
+    about = study.file.name, study.data.name, run.rows, study.delta, study.clip_norm
+    pictures = study_plots.of_study(*about, progress)
     for name, picture in pictures.items():
         folder.write(f"plots/{name}", picture)
     said = results.summary(study, run.rows, claim, vectorised)

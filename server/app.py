@@ -19,6 +19,7 @@ from fedrho.models.optimizers import UnknownOptimizer
 from fedrho.models.saved import is_saved
 from fedrho.models.zoo import lookup
 from fedrho.privacy.noise import SystemNoise
+from fedrho.privacy.progress import Progress, unwatched
 from fedrho.privacy.vectors import FloatVector
 from fedrho.privacy.zcdp import Rho
 from fedrho.protos.messages import ID_BYTES
@@ -106,6 +107,7 @@ class Listener:
     listening: Callable[[str, Population], None]
     released: Report
     dashboard: Callable[[str], None] = lambda address: None
+    checking: Progress = unwatched
 
 
 async def serve(serving: Serving, listener: Listener) -> Population:
@@ -133,7 +135,8 @@ async def serve(serving: Serving, listener: Listener) -> Population:
         opened.enter_context(_announced(serving.store, address))
         links, shard = await opened.enter_async_context(_shards(serving, stop))
         clock = steady_clock()
-        population = _open(serving, Surroundings(SystemNoise(), store, _new_id, links), clock())
+        around = Surroundings(SystemNoise(), store, _new_id, links)
+        population = _open(serving, around, clock(), listener.checking)
         opened.callback(population.close)
         observer = Observers([metrics, serving.observer])
         service = DeviceService(population, clock, listener.released, observer)
@@ -223,12 +226,12 @@ async def _opened(serving: Serving, stop: asyncio.Event) -> SqlStore:
             await asyncio.wait_for(stop.wait(), STANDBY_SECONDS)
 
 
-def _open(serving: Serving, around: Surroundings, now: float) -> Population:
+def _open(serving: Serving, around: Surroundings, now: float, progress: Progress) -> Population:
     """Every task's run, continued or begun, and each history checked before anything is served."""
     coordinators = [open_run(task, around, partial(initial_weights, task), now) for task in serving.tasks]
     for coordinator in coordinators:
         check_size(coordinator.task.file, coordinator.size)
-        check(read_history(serving.store, coordinator.run), coordinator.task)
+        check(read_history(serving.store, coordinator.run), coordinator.task, progress)
     return Population(coordinators, around.store, serving.signer(), serving.issuer)
 
 

@@ -20,6 +20,7 @@ import numpy as np
 from fedrho.models.zoo import UnknownModel
 from fedrho.privacy.ledger import BudgetExhausted
 from fedrho.privacy.noise import NoiseNode
+from fedrho.privacy.progress import Progress, unwatched
 from fedrho.privacy.statement import PrivacyStatement
 from fedrho.privacy.vectors import IntVector
 from fedrho.privacy.zcdp import Rho
@@ -86,7 +87,7 @@ def read_task(history: History) -> Task:
         raise HistoryBroken(f"its task cannot be read: {str(error).splitlines()[0]}") from error
 
 
-def check(history: History, task: Task) -> PrivacyStatement:
+def check(history: History, task: Task, progress: Progress = unwatched) -> PrivacyStatement:
     """The statement, derived anew from the entries; raises HistoryBroken at the first step that does not hold."""
     if not history.entries:
         raise HistoryBroken("no step is stored")
@@ -101,6 +102,7 @@ def check(history: History, task: Task) -> PrivacyStatement:
         _check_price(entry, task)
         if ([name for name, _ in entry.nodes], [name for name, *_ in entry.kept]) != names:
             raise HistoryBroken(f"step {number}: its noise nodes or kept vectors are not those of the mechanism there")
+        progress("step", number, len(history.entries) - 1, f"checking the chain, rho {entry.rho:.4g}")
     if task.mechanism.stddev >= VISIBLE_NOISE:
         _check_digests(history.entries)
     known = 0 <= history.published_step < len(history.links)

@@ -26,6 +26,7 @@ from fedrho.labels.csv_file import CsvFile, Header, Record, value
 from fedrho.privacy.labels.chance import SystemChance
 from fedrho.privacy.labels.per_bit import PerBit
 from fedrho.privacy.labels.private import PrivateLabels
+from fedrho.privacy.progress import Progress, unwatched
 
 if TYPE_CHECKING:
     from fedrho.privacy.labels.randomizers import Randomizer
@@ -35,6 +36,8 @@ CHUNK: Final = 2**15
 """Rows that are answered at a time, at most;"""
 ENTRIES: Final = 2**21
 """and rows times classes, each of which takes some 50 bytes meanwhile."""
+SEEN: Final = 4096
+"""Rows that are read before whoever looks on is told."""
 RARE: Final = 0.01
 """How improbable a random order must be that is grouped by class, to be taken for one that is no accident."""
 FAR: Final = 6.0
@@ -85,7 +88,7 @@ class Read:
     digest: bytes
 
 
-def answer(question: Question) -> dict[str, Any]:
+def answer(question: Question, progress: Progress = unwatched) -> dict[str, Any]:
     """What `--json` shows. Raises BadInput; what fails leaves neither OUT nor a debt behind.
 
     Guarantees that a process that is killed leaves the note of an answer, or none was written anywhere.
@@ -93,21 +96,21 @@ def answer(question: Question) -> dict[str, Any]:
     try:
         _check_places(question)
         with alone(question.data):
-            return _answer_alone(question)
+            return _answer_alone(question, progress)
     except OSError as error:
         raise BadInput(f"{error.filename or question.data}: {error.strerror or error}") from error
 
 
-def _answer_alone(question: Question) -> dict[str, Any]:
+def _answer_alone(question: Question, progress: Progress) -> dict[str, Any]:
     earlier = former(question.data)
     same = _before(question, earlier)
-    read = read_data(question, same)
+    read = read_data(question, same, progress)
     latest = Answered(question.label, question.randomizer.name, question.randomizer.epsilon, question.out.name)
     remember(question.data, [*earlier, latest])
     scratch = scratch_of(question.out)
     try:
         with scratch.open("xb") as file:
-            size = Writer(question, read, file).write()
+            size = Writer(question, read, file, progress).write()
         statement = with_deltas(read.private.ledger.statement(_assumptions(question)), same)
         summary = summary_values(question, statement, len(read.private), size)
         write_whole(question.statement_file, (json.dumps(summary, indent=2, allow_nan=False) + "\n").encode(), replace=False)
@@ -204,13 +207,16 @@ def _assumptions(question: Question) -> Iterator[str]:
 # -- the first pass -----------------------------------------------------------------------------------------------------------
 
 
-def read_data(question: Question, same: list[Answered]) -> Read:
+def read_data(question: Question, same: list[Answered], progress: Progress = unwatched) -> Read:
     """Raises BadInput for what is wrong with the file, before anything is drawn."""
     file = CsvFile(question.data, question.delimiter)
     rows = file.read()
     columns = _Columns(question, _header(rows))
+    size = question.data.stat().st_size
     for record in rows:
         assert isinstance(record, Record)
+        if record.number % SEEN == 2:
+            progress("byte", min(file.taken, size), size, "reading labels")
         if record.fields:
             columns.take(record)
     labels, users, priors = columns.arrays()
@@ -305,8 +311,9 @@ def _header(rows: Iterator[Header | Record]) -> Header:
 class Writer:
     """Answers all labels, and writes every row as it was with the answer in place of the label."""
 
-    def __init__(self, question: Question, read: Read, file: BinaryIO) -> None:
-        self._question, self._read, self._file = question, read, file
+    def __init__(self, question: Question, read: Read, file: BinaryIO, progress: Progress) -> None:
+        self._question, self._read, self._file, self._progress = question, read, file, progress
+        self._answers = 0
         self._csv = CsvFile(question.data, question.delimiter)
         self._chance = SystemChance()
         self._sizes = 0
@@ -347,7 +354,11 @@ class Writer:
     def _answered(self, chunk: list[Record], places: NDArray[np.int64]) -> None:
         if len(places) and places.max() >= len(self._read.private):
             raise BadInput(f"{self._question.data}: was changed while it was read; nothing was written")
+        total, doing = len(self._read.private), "answering labels"
+        self._progress("row", self._answers, total, doing)
         told = iter(self._told(places))
+        self._answers += len(places)
+        self._progress("row", self._answers, total, doing)
         for row in chunk:
             fields = self._replaced(row, next(told)) if row.fields else []
             self._file.write(self._csv.join(fields, row.end))

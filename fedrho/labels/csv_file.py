@@ -60,6 +60,8 @@ class CsvFile:
         self._one = re.compile(field)
         self._whole = re.compile(field + rb"(?:" + mark + field + rb")*")
         self._hash = hashlib.sha256()
+        self.taken = 0
+        """Bytes that were read so far."""
 
     def read(self) -> Iterator[Header | Record]:
         """The header, then every record. Raises BadInput for what is no CSV file, or has rows of another length."""
@@ -112,6 +114,7 @@ class CsvFile:
     def _line(self, file: BinaryIO) -> bytes:
         line = file.readline(LONGEST)
         self._hash.update(line)
+        self.taken += len(line)
         return line
 
     def _record(self, number: int, line: bytes, file: BinaryIO) -> Record:

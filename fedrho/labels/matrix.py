@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 import warnings
+from enum import Enum
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
 from fedrho import console
 from fedrho.console import BadInput
-from fedrho.labels.options import MOST_CLASSES, Epsilon, Mechanism, TopSize, label_randomizer, probabilities
+from fedrho.labels.options import MOST_CLASSES, Epsilon, TopSize, label_randomizer, probabilities
+from fedrho.labels.options import Mechanism as AnyMechanism
 from fedrho.output_options import Json
 
 if TYPE_CHECKING:
@@ -19,6 +21,14 @@ if TYPE_CHECKING:
 SHOWN: Final = 12
 """Classes of a table on a terminal."""
 MOST_ENTRIES: Final = 4_000_000
+
+
+class Mechanism(Enum):
+    """Those whose answers are labels; of bits, an answer is a set of them."""
+
+    rr = "rr"
+    top_k = "top-k"
+    with_prior = "with-prior"
 
 
 def matrix(
@@ -43,9 +53,7 @@ def matrix(
     numbers = probabilities(prior) if prior is not None else [1.0] * (classes or 1)
     if len(numbers) ** 2 > MOST_ENTRIES:
         raise BadInput(f"{len(numbers)} classes: a matrix is shown for up to {math.isqrt(MOST_ENTRIES)}")
-    if mechanism is Mechanism.per_bit:
-        raise BadInput("--mechanism per-bit: its outputs are sets of classes, and no matrix of labels")
-    chosen = label_randomizer(mechanism, epsilon, k, len(numbers))
+    chosen = label_randomizer(AnyMechanism(mechanism.value), epsilon, k, len(numbers))
     values = matrix_values(chosen, mechanism.value, numbers)
     if json:
         console.print_json(values)

@@ -13,6 +13,7 @@ from fedrho.console import BadInput
 from fedrho.labels import options
 from fedrho.labels.options import Epsilon, Mechanism, TopSize
 from fedrho.output_options import Json
+from fedrho.work import Work
 
 UNIFORM = "uniform"
 
@@ -70,8 +71,8 @@ def randomize(
         public_order=public_order or shuffle,
         again=again,
     )
-    with console.working("randomizing"):
-        summary = answer(question)
+    with Work("reading labels", f"epsilon {epsilon:g} for each label") as work:
+        summary = answer(question, work.progress)
     console.print_json(summary) if json else _show(summary, out)
 
 

@@ -176,7 +176,8 @@ def _run(chosen: ExperimentFile, out: Path | None, again: bool, threads: int, qu
     path = out or fresh(f"labels-{(chosen.dataset or Path(chosen.data or '').stem)}", Path())
     results = experiment.run(chosen, data, path, trainer, progress, lambda: noted(chosen, path, again))
     if not (path / "plots" / "accuracy.svg").exists():
-        of_folder(path, None)
+        with console.working("drawing the picture", quiet):
+            of_folder(path, None)
     return {**results, "folder": str(path)}
 
 
@@ -263,7 +264,9 @@ def plot(
     """
     from fedrho.labels.plots import of_folder
 
-    for path in of_folder(folder, picture):
+    with console.working("drawing the picture"):
+        drawn = of_folder(folder, picture)
+    for path in drawn:
         console.out.print(str(path), highlight=False, soft_wrap=True)
 
 
@@ -296,10 +299,11 @@ def export(
     assert weights is not None
     spec = model_spec(values["model"])
     told = {"model": spec.name, **statement}
-    whole = WholeModel(spec)
-    if whole.has_others:
-        whole.assign(weights)
-        write_whole(out, whole, told)
-    else:
-        write_export(out, Exported(weights, told))
+    with console.working("writing the model"):
+        whole = WholeModel(spec)
+        if whole.has_others:
+            whole.assign(weights)
+            write_whole(out, whole, told)
+        else:
+            write_export(out, Exported(weights, told))
     console.out.print(str(out), highlight=False, soft_wrap=True)

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from fedrho.privacy.auditing.intervals import Interval, Scores, auc_ends, auc_of
 from fedrho.privacy.auditing.limits import largest_advantage, largest_auc
+from fedrho.privacy.progress import Progress, unwatched, watched
 from fedrho.privacy.zcdp import Rho
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -95,10 +96,13 @@ class MembershipReport:
         return plain | {"contradicts_claim": self.contradicts_claim}
 
 
-def own_attacks(trained: Predictions, others: Predictions, by_class: bool, seed: int) -> list[Outcome]:
+def own_attacks(
+    trained: Predictions, others: Predictions, by_class: bool, seed: int, progress: Progress = unwatched
+) -> list[Outcome]:
     """The threshold and the logistic-regression attack; `seed` is of the halves that the second learns on."""
     outcomes = []
-    for examples, one, other in _slices(trained, others, by_class):
+    slices = list(_slices(trained, others, by_class))
+    for examples, one, other in watched(slices, "attack", progress, "learning who was trained on"):
         outcomes.append(_outcome("threshold", examples, -one.losses, -other.losses))
         outcomes.append(_outcome("logistic regression", examples, *_learned(one, other, seed)))
     return outcomes

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from fedrho.privacy.progress import Progress, unwatched, watched
 from fedrho.simulations.data.base import FederatedDataset
 from fedrho.simulations.data.streams import Streams
 
@@ -63,9 +64,9 @@ class Facts:
         return {**vars(self), "known": known}
 
 
-def counted(data: FederatedDataset) -> Facts:
+def counted(data: FederatedDataset, progress: Progress = unwatched) -> Facts:
     devices = np.linspace(0, data.size - 1, min(data.size, MOST_COUNTED)).astype(np.int64)
-    counts = np.array([data.count(int(device)) for device in devices])
+    counts = np.array([data.count(int(device)) for device in watched(devices, "device", progress, "counting examples")])
     median, ninety = np.quantile(counts, [0.5, 0.9], method="inverted_cdf").tolist()
     return Facts(data.size, len(devices), int(counts.sum()), median, ninety, int(counts.max()), len(data.held_out), _known(data))
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from fedrho.models import tokens
 from fedrho.models.tokens import FIRST, Tokens, words
+from fedrho.privacy.progress import Progress, unwatched, watched
 from fedrho.privacy.statement import PrivacyStatement
 from fedrho.privacy.vocabulary import WordHistogram, most_named
 from fedrho.privacy.zcdp import Rho
@@ -125,8 +126,9 @@ def of_options(options: Options, lists: Mapping[str, str], candidates: str | Non
     )
 
 
-def made_of(texts: Texts, most: int) -> list[str]:
+def made_of(texts: Texts, most: int, progress: Progress = unwatched) -> list[str]:
     """The words that most speakers use, ties in the order of the alphabet. They tell what was said: of public texts."""
-    speakers = Counter(word for pieces in texts.values() for word in {word for piece in pieces for word in words(piece)})
+    said = watched(texts.values(), "speaker", progress, "counting words")
+    speakers = Counter(word for pieces in said for word in {word for piece in pieces for word in words(piece)})
     ranked = sorted(speakers, key=lambda word: (-speakers[word], word))
     return ranked[:most]

@@ -15,8 +15,6 @@ from tests.docs.shell import PROGRAM
 
 AN_END_OF_INTEGERS = 2**31 - 1
 """A bound from here on is no bound to a reader: `0 or more`."""
-REFUSED = {"labels matrix": ["per-bit"]}
-"""Choices that a command shares with others and refuses by itself, with a reason."""
 INSIDE = {"FEDRHO_END_WITH_PARENT"}
 """Settings of the environment that a process of fedrho makes for another; nobody else sets them."""
 TESTS = {"FEDRHO_SCREENSHOTS"}
@@ -60,11 +58,11 @@ def wrong(command: str, page: str) -> list[str]:
         f"fedrho {command} {shown_name(parameter)}: {complaint}"
         for parameter in COMMANDS[command].params
         if shown_name(parameter) in told
-        for complaint in complaints(parameter, REFUSED.get(command, []), *told[shown_name(parameter)])
+        for complaint in complaints(parameter, *told[shown_name(parameter)])
     ]
 
 
-def complaints(parameter: Any, refused: list[str], value: str, default: str) -> Iterator[str]:
+def complaints(parameter: Any, value: str, default: str) -> Iterator[str]:
     if parameter.required != (default.strip() == "required"):
         yield f"{'required' if parameter.required else 'not required'}, told as {default!r}"
     if parameter.show_default is True and not same_default(parameter.default, default):
@@ -74,7 +72,7 @@ def complaints(parameter: Any, refused: list[str], value: str, default: str) -> 
             yield f"the bound {bound} is missing in {value!r}"
     kind = parameter.type_descriptor.annotation
     choices = [str(item.value) for item in kind] if isinstance(kind, type) and issubclass(kind, Enum) else []
-    if choices and re.findall("`([^`]+)`", value) != [choice for choice in choices if choice not in refused]:
+    if choices and re.findall("`([^`]+)`", value) != choices:
         yield f"the choices are {choices}, told as {value!r}"
 
 
