@@ -34,7 +34,9 @@ from fedrho.privacy.zcdp import Rho, best_order, epsilon, gaussian_epsilon, larg
 from fedrho.work import Work
 
 app = typer.Typer(
-    help="Compute privacy budgets: what a run costs, what a budget needs, and what a claim means.", no_args_is_help=True
+    help="Compute privacy budgets: what a run costs, what a budget needs, and what a claim means.\n\n"
+    "Example: fedrho account spend --noise-multiplier 7 --rounds 2000 --days 6",
+    no_args_is_help=True,
 )
 
 MechanismOption = Annotated[

@@ -82,7 +82,7 @@ def audit(
     if plot:
         from fedrho import plots
 
-        plots.audited(plot, _measured(report), report.claim.rho)
+        plots.audited(plot, _measured(report), report.claim.rho, delta)
     if json:
         console.print_json(report.as_json() | {"findings": findings})
     else:

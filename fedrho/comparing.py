@@ -95,7 +95,9 @@ def compare(paths: Sequence[Path], plot: Path, by: str, json: bool) -> None:
         raise BadInput(f"epsilon at different deltas ({', '.join(map(str, sorted(deltas)))}) is no comparison; take --by rho")
     curves = [_curve(name, group, by) for name, group in groups.items()]
     title = "Accuracy against steps" if by == "steps" else "Utility against privacy"
-    unit = {"steps": "steps", "rho": "rho (zCDP, one device)"}.get(by) or f"epsilon (one device, delta = {deltas.pop():g})"
+    relations = " or ".join(sorted({group[0].neighbours for group in groups.values()} - {""}))
+    unit = {"steps": "steps", "rho": f"rho (zCDP, one device, {relations})"}.get(by)
+    unit = unit or f"epsilon (one device, {relations}, delta = {deltas.pop():g})"
     with console.working("drawing the picture"):
         content = study_plots.comparison(curves, title, unit, _note(groups), kind_of(plot))
     _write(plot, content)

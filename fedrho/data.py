@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 
 from fedrho import completions, console
-from fedrho.output_options import Json
+from fedrho.output_options import Json, Quiet
 from fedrho.progress import Fetching
 from fedrho.work import Work
 
@@ -19,7 +19,10 @@ if TYPE_CHECKING:
     from fedrho.simulations.data.entry import Entry
     from fedrho.simulations.data.facts import Facts
 
-app = typer.Typer(help="Data sets for simulations: what there is, under which licence, and where it lies.", no_args_is_help=True)
+app = typer.Typer(
+    help="Data sets for simulations: what there is, under which licence, and where it lies.\n\nExample: fedrho data show mnist",
+    no_args_is_help=True,
+)
 
 Name = Annotated[
     str,
@@ -130,7 +133,7 @@ def words(name: Name, most: Most = 9998) -> None:
 
 
 @app.command()
-def fetch(name: Name, json: Json = False) -> None:
+def fetch(name: Name, quiet: Quiet = False, json: Json = False) -> None:
     """Fetch the files of a data set and check them, so that a simulation needs no network. What is here is checked alone.
 
     Example: fedrho data fetch mnist
@@ -144,6 +147,8 @@ def fetch(name: Name, json: Json = False) -> None:
         paths = [cache.path(file) for file in found.files]
     if json:
         console.print_json(entry_values(found, cache))
+        return
+    if quiet:
         return
     for path in paths:
         console.out.print(f"{path}: as it should be", highlight=False, soft_wrap=True)

@@ -10,7 +10,7 @@ import typer
 
 from fedrho import console
 from fedrho.console import Stopped
-from fedrho.output_options import JsonAtEnd
+from fedrho.output_options import JsonAtEnd, Quiet
 
 
 class Algorithm(Enum):
@@ -33,6 +33,7 @@ def demo(
     store: Annotated[
         Path | None, typer.Option(help="Folder for the state; continues the run it holds.", show_default="a temporary one")
     ] = None,
+    quiet: Quiet = False,
     json: JsonAtEnd = False,
 ) -> None:
     """Train a model on forty devices, here and now, and print the privacy statement that goes with it.
@@ -48,5 +49,5 @@ def demo(
         raise Stopped(str(stopped)) from None
     if json:
         console.print_json(result.as_json())
-    else:
+    elif not quiet:
         demonstration.print_result(result)

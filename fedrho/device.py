@@ -20,7 +20,9 @@ from fedrho.output_options import Json
 if TYPE_CHECKING:
     from fedrho.client.history_view import DeviceLedger, Incident, LabelsAnswered, PopulationSeen, RunSeen
 
-app = typer.Typer(help="What a device remembers, and what its owner decides.", no_args_is_help=True)
+app = typer.Typer(
+    help="What a device remembers, and what its owner decides.\n\nExample: fedrho device ledger", no_args_is_help=True
+)
 
 SUFFIX = ".sqlite"
 EVERYTHING = "everything"

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fedrho import console
-from fedrho.output_options import JsonAtEnd
+from fedrho.output_options import JsonAtEnd, Quiet
 from fedrho.progress import StepProgress
+from fedrho.waiting import WAIT_SECONDS, population_of
 
 if TYPE_CHECKING:
     from fedrho.client.fleet import Counts, Fleet, Ledgers
@@ -63,22 +64,22 @@ def fleet(
     tokens: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="A folder with a token for each device.", show_default="none")
     ] = None,
-    wait: Annotated[float, typer.Option(min=0.1, help="Seconds to wait for the server to answer at first.")] = 10.0,
+    wait: Annotated[float, typer.Option(min=0.1, help="Seconds to wait for the server to answer at first.")] = WAIT_SECONDS,
     patience: Annotated[float, typer.Option(min=1.0, help="Seconds a server may be away later.")] = 60.0,
+    quiet: Quiet = False,
     json: JsonAtEnd = False,
 ) -> None:
     """Be a whole population in one process: real clients that train on digits, against a real server.
 
     Example: fedrho fleet 127.0.0.1:7070 --devices 2000 --day 120 --drop-out 0.1
     """
-    from fedrho.client.app import read_population
     from fedrho.client.fleet import Fleet, Habits, name
     from fedrho.client.fleet_training import fleet_training
     from fedrho.client.labels import answering
     from fedrho.joining import _provers, _server
 
     server = _server(address, tls, population_key)
-    spec = asyncio.run(read_population(server, wait))
+    spec = asyncio.run(population_of(server, wait))
     models = {task.model for task in spec.tasks}
     pools = {model: _pool(model, examples, alpha, seed) for model in models}
     habits = Habits(spread, day, drop_out, slow, link)
@@ -98,7 +99,7 @@ def fleet(
     result = _fleet_json(devices, whole.counts, ledgers, time.monotonic() - began, time.process_time() - cpu)
     if json:
         console.print_json(result)
-    else:
+    elif not quiet:
         _print(result)
     if ledgers.lost:
         raise FleetFailed(f"{ledgers.lost} contributions were counted, but are in no history")

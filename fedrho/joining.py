@@ -14,9 +14,11 @@ import typer
 
 from fedrho import completions, console
 from fedrho.console import BadInput
+from fedrho.output_options import Quiet
 from fedrho.progress import StepProgress
 from fedrho.saved_models import add_models
 from fedrho.sources import Digits, Reading, Source, find_source, fitting
+from fedrho.waiting import WAIT_SECONDS, population_of
 
 if TYPE_CHECKING:
     from fedrho.client.app import Owner, Server
@@ -76,7 +78,7 @@ def join(
         Path | None,
         typer.Option(metavar="FILE", help="The device's token, or a folder with one for each.", show_default="none"),
     ] = None,
-    wait: Annotated[float, typer.Option(min=0.1, help="Seconds to wait for the server to answer at first.")] = 10.0,
+    wait: Annotated[float, typer.Option(min=0.1, help="Seconds to wait for the server to answer at first.")] = WAIT_SECONDS,
     patience: Annotated[float, typer.Option(min=1.0, help="Seconds a server may be away later.")] = 120.0,
     when: Annotated[
         list[str] | None,
@@ -99,12 +101,13 @@ def join(
     forever: Annotated[
         bool, typer.Option("--forever", help="Be a service: wait for servers, conditions and further runs, until told to stop.")
     ] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Be one or more devices: check in, train locally, upload clipped updates, until the run has ended.
 
     Example: fedrho join 127.0.0.1:7070 --data digits --devices 0-19
     """
-    from fedrho.client.app import read_population, recorded, run_devices
+    from fedrho.client.app import recorded, run_devices
     from fedrho.client.participant import Outcome, Result
 
     add_models(model or [])
@@ -118,7 +121,7 @@ def join(
         return
     asyncio.run(owner.conditions.hold(lambda why: _say("fedrho", f"waits, {why}")))
     with recorded(history):
-        spec = asyncio.run(read_population(server, wait))
+        spec = asyncio.run(population_of(server, wait))
     examples, models = fitting((task.model for task in spec.tasks), source)
     prove = _provers(tokens, list(examples))
     steps = sum(task.steps for task in spec.tasks if task.model in models)
@@ -134,7 +137,8 @@ def join(
 
         results = asyncio.run(run_devices(server, examples, models, history, patience, show, prove, owner, waits))
     summary = ", ".join(f"{count} {result.value}" for result, count in sorted(results.items(), key=lambda item: item[0].value))
-    console.out.print(f"{len(examples)} devices: {summary}", highlight=False)
+    if not quiet:
+        console.out.print(f"{len(examples)} devices: {summary}", highlight=False)
     if not results[Result.COUNTED]:
         _hint(f"nothing was given; fedrho device ledger --history {history} says what the devices have against it, if anything")
 
@@ -154,7 +158,8 @@ def _serve(server: Server, source: Source, history: Path, owner: Owner, tokens: 
 
 
 def _hint(line: str) -> None:
-    console.err.print(line, highlight=False, markup=False, soft_wrap=True)
+    if console.said():
+        console.err.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def _say(name: str, line: str) -> None:

@@ -16,7 +16,10 @@ if TYPE_CHECKING:
     from fedrho.models.base import ModelSpec
     from fedrho.models.flat import FlatModel
 
-app = typer.Typer(help="The model zoo: what there is, what each takes and gives, and its weights.", no_args_is_help=True)
+app = typer.Typer(
+    help="The model zoo: what there is, what each takes and gives, and its weights.\n\nExample: fedrho models show mnist-cnn",
+    no_args_is_help=True,
+)
 
 Name = Annotated[
     str,

@@ -23,10 +23,13 @@ from fedrho.privacy.auditing.limits import largest_separation
 from fedrho.privacy.statement import round_up
 from fedrho.privacy.zcdp import Rho, epsilon, gaussian_epsilon, simple_epsilon
 
+PROMISE = "zCDP, one device, zero-out"
+"""What the accountant's rho is about; an epsilon has its delta beside it, too."""
+
 
 def spent(path: Path, rounds: Sequence[int], rho: Sequence[float], mechanism: str) -> None:
     """rho after each round."""
-    with picture(path, f"Privacy spent, {mechanism}", "rounds released", "rho (zCDP, one device, zero-out)") as axes:
+    with picture(path, f"Privacy spent, {mechanism}", "rounds released", f"rho ({PROMISE})") as axes:
         style = {"linewidth": 2, **marked(0, len(rounds)), **look(0)}
         axes.step(rounds, rho, where="pre", **style)  # never below what a round between two of these costs
         _from_zero(axes)
@@ -36,7 +39,7 @@ def spent(path: Path, rounds: Sequence[int], rho: Sequence[float], mechanism: st
 
 def spent_by_run(path: Path, runs: Sequence[tuple[str, Sequence[float]]], budget: float | None) -> None:
     """rho after each round of each run; of several, their sum, which is what the budget is about."""
-    with picture(path, "Privacy spent, from the stores", "rounds released", "rho (zCDP, one device, zero-out)") as axes:
+    with picture(path, "Privacy spent, from the stores", "rounds released", f"rho ({PROMISE})") as axes:
         for place, (name, rho) in enumerate(runs):
             axes.step(range(len(rho)), rho, where="post", linewidth=2, label=name, **marked(place, len(rho)), **look(place))
         if len(runs) > 1:
@@ -52,7 +55,7 @@ def spent_by_run(path: Path, runs: Sequence[tuple[str, Sequence[float]]], budget
 def needed(path: Path, rho: float, sensitivity_squared: float, mechanism: str) -> None:
     """The noise multiplier that each budget around `rho` needs."""
     budgets = np.geomspace(rho / 10, rho * 10, 200)
-    with picture(path, f"Noise that a budget needs, {mechanism}", "rho (zCDP, one device, zero-out)", "noise multiplier") as axes:
+    with picture(path, f"Noise that a budget needs, {mechanism}", f"rho ({PROMISE})", "noise multiplier") as axes:
         axes.loglog(budgets, np.sqrt(sensitivity_squared / 2 / budgets), linewidth=2, **look(0))
         multiplier = (sensitivity_squared / 2 / rho) ** 0.5
         axes.plot([rho], [multiplier], "o", color=look(0)["color"])
@@ -62,7 +65,7 @@ def needed(path: Path, rho: float, sensitivity_squared: float, mechanism: str) -
 
 def errors(path: Path, noise: Mapping[str, NDArray[np.float64]], rho: float) -> None:
     """Standard deviation of the noise in the sum of the first t rounds, by mechanism, at one budget."""
-    title = f"Noise of the running sum at rho = {rho:g}"
+    title = f"Noise of the running sum at rho = {rho:g} ({PROMISE})"
     with picture(path, title, "round", "standard deviation (clip norms)") as axes:
         for place, (name, values) in enumerate(noise.items()):
             style = {"linewidth": 0.8 if name == "tree" else 2, **marked(place, values.size), **look(place)}
@@ -78,7 +81,7 @@ def conversions(path: Path, rho: Rho, delta: float) -> None:
     """epsilon against delta, by the three conversions."""
     deltas = np.geomspace(min(1e-12, delta), max(1e-3, delta), 60)
     kinds = {"simple": simple_epsilon, "optimal RDP": epsilon, "exact Gaussian": gaussian_epsilon}
-    with picture(path, f"What rho = {rho:g} means", "delta", "epsilon (one device)") as axes:
+    with picture(path, f"What rho = {rho:g} means ({PROMISE})", "delta", "epsilon at delta (one device, zero-out)") as axes:
         for place, (name, conversion) in enumerate(kinds.items()):
             axes.plot(deltas, [conversion(rho, value) for value in deltas], linewidth=2, label=name, **look(place))
         axes.axvline(delta, color=GREY, linewidth=1)
@@ -93,7 +96,7 @@ def attacker(path: Path, rho: Rho, points: tuple[NDArray[np.float64], NDArray[np
     false = np.linspace(0, 1, 400)
     with np.errstate(all="ignore"):
         true = ndtr(ndtri(false) + largest_separation(rho))
-    title = f"What rho = {round_up(rho)} allows an attacker"
+    title = f"What rho = {round_up(rho)} allows an attacker ({PROMISE})"
     with picture(path, title, "false positives (share)", "true positives (share)") as axes:
         axes.fill_between(false, true, 1, color="#E5E5E5", linewidth=0)
         axes.plot(false, true, linewidth=2, label="best possible attack", **look(0))
@@ -105,9 +108,10 @@ def attacker(path: Path, rho: Rho, points: tuple[NDArray[np.float64], NDArray[np
         axes.legend(frameon=False, loc="lower right")
 
 
-def audited(path: Path, rows: Sequence[tuple[str, float, float, float, float]], rho: float) -> None:
+def audited(path: Path, rows: Sequence[tuple[str, float, float, float, float]], rho: float, delta: float) -> None:
     """Each attack's result with its interval, as a share of what the claim allows."""
-    title = f"Attacks on a claim of rho = {round_up(rho)}"
+    at_delta = f"epsilon = {round_up(epsilon(Rho(rho), delta))} at delta = {delta:g}"
+    title = f"Attacks on a claim of rho = {round_up(rho)}, {at_delta}\n({PROMISE})"
     with picture(path, title, "measured / largest that the claim allows", "") as axes:
         for place, (_, low, estimate, high, limit) in enumerate(rows):
             axes.plot([low / limit, high / limit], [place, place], linewidth=2, **look(0))

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,6 +20,7 @@ import typer
 
 from fedrho import console, processes, recent
 from fedrho.console import BadInput, Stopped
+from fedrho.output_options import Quiet
 from fedrho.privacy.statement import round_up
 from fedrho.privacy.zcdp import Rho
 from fedrho.progress import StepProgress
@@ -41,12 +43,21 @@ MIB = 1024 * 1024
 LEAST_MEMORY = 8
 """MiB for updates on their way."""
 
+# Panels of the help, of few options each, so that the longest name is whole at 80 columns.
+keys_option = partial(typer.Option, rich_help_panel="Encryption and keys")
+operators_option = partial(typer.Option, rich_help_panel="Operators and dashboard")
+looking_on_option = partial(typer.Option, rich_help_panel="Metrics, traces, logs")
 TlsFolder = Annotated[
-    Path | None, typer.Option(metavar="FOLDER", help="Encrypt, with the set that `fedrho keys` made.", show_default="none")
+    Path | None,
+    keys_option(metavar="FOLDER", help="Encrypt, with the set that `fedrho keys` made.", show_default="none"),
 ]
-Insecure = Annotated[bool, typer.Option("--insecure", help="Allow an address that other machines can reach, without encryption.")]
+Insecure = Annotated[
+    bool,
+    keys_option("--insecure", help="Allow an address that other machines can reach, without encryption."),
+]
 DeviceCertificate = Annotated[
-    bool, typer.Option("--require-device-certificate", help="With --tls: only devices with a certificate of the set.")
+    bool,
+    keys_option("--require-device-certificate", help="With --tls: only devices with a certificate of the set."),
 ]
 Memory = Annotated[int, typer.Option(min=LEAST_MEMORY, metavar="MIB", help="Memory for updates on their way, in MiB.")]
 
@@ -60,18 +71,33 @@ class Format(Enum):
     json = "json"
 
 
-MetricsHost = Annotated[str, typer.Option(help="Address at which metrics are published.")]
+MetricsHost = Annotated[str, looking_on_option(help="Address at which metrics are published.")]
 MetricsPort = Annotated[
     int | None,
-    typer.Option(metavar="PORT", min=0, max=65535, help="Port for Prometheus; 0 takes a free one.", show_default="none"),
+    looking_on_option(
+        metavar="PORT",
+        min=0,
+        max=65535,
+        help="Port for Prometheus; 0 takes a free one.",
+        show_default="none",
+    ),
 ]
 TracesUrl = Annotated[
     str | None,
-    typer.Option("--traces", metavar="URL", help="Send traces there, by OTLP over HTTP: fedrho[traces].", show_default="none"),
+    looking_on_option(
+        "--traces",
+        metavar="URL",
+        help="Send traces there, by OTLP over HTTP: fedrho\\[traces].",
+        show_default="none",
+    ),
 ]
-LogFormat = Annotated[Format | None, typer.Option(help="Say in log lines what happens.", show_default="warnings alone, as text")]
+LogFormat = Annotated[
+    Format | None,
+    looking_on_option(help="Say in log lines what happens.", show_default="warnings alone, as text"),
+]
 LogFile = Annotated[
-    Path | None, typer.Option(metavar="FILE", help="Where log lines go, for its owner alone.", show_default="standard error")
+    Path | None,
+    looking_on_option(metavar="FILE", help="Where log lines go, for its owner alone.", show_default="standard error"),
 ]
 
 
@@ -91,12 +117,17 @@ def serve(
     tls: TlsFolder = None,
     require_device_certificate: DeviceCertificate = False,
     require_device_token: Annotated[
-        bool, typer.Option("--require-device-token", help="With --tls: only devices with a token of the set.")
+        bool,
+        keys_option("--require-device-token", help="With --tls: only devices with a token of the set."),
     ] = False,
     insecure: Insecure = False,
     signing_key: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Key that signs what devices decide upon.", show_default="of --tls, else of the store"),
+        keys_option(
+            metavar="FILE",
+            help="Key that signs what devices decide upon.",
+            show_default="of --tls, else of the store",
+        ),
     ] = None,
     rho_budget: Annotated[
         float | None,
@@ -115,13 +146,16 @@ def serve(
     ] = None,
     upload_memory: Memory = 512,
     max_connections: Connections = 2048,
-    operator_host: Annotated[str, typer.Option(help="Address for operators; beyond this machine it needs --tls.")] = "127.0.0.1",
+    operator_host: Annotated[
+        str, operators_option(help="Address for operators; beyond this machine it needs --tls.")
+    ] = "127.0.0.1",
     operator_port: Annotated[
-        int, typer.Option(metavar="PORT", min=0, max=65535, help="Port for operators; 0 takes a free one.")
+        int,
+        operators_option(metavar="PORT", min=0, max=65535, help="Port for operators; 0 takes a free one."),
     ] = 0,
     dashboard_port: Annotated[
         int | None,
-        typer.Option(
+        operators_option(
             metavar="PORT",
             min=0,
             max=65535,
@@ -129,12 +163,13 @@ def serve(
             show_default="0 on this machine",
         ),
     ] = None,
-    no_dashboard: Annotated[bool, typer.Option("--no-dashboard", help="Serve no dashboard.")] = False,
+    no_dashboard: Annotated[bool, operators_option("--no-dashboard", help="Serve no dashboard.")] = False,
     metrics_host: MetricsHost = "127.0.0.1",
     metrics_port: MetricsPort = None,
     traces: TracesUrl = None,
     log_format: LogFormat = None,
     log_file: LogFile = None,
+    quiet: Quiet = False,
 ) -> None:
     """Run the aggregation server until every step of every task is released.
 
@@ -150,7 +185,7 @@ def serve(
     loaded = _load(tasks)
     if rho_budget is not None and not 0 < rho_budget < math.inf:
         raise BadInput(f"--rho-budget: must be a finite number above 0, not {rho_budget:g}")
-    _log(log_format, log_file)
+    _log(log_format, log_file, quiet)
     place: Path | str = store if "://" in store else Path(store).resolve()
     certificates = _server_tls(tls, require_device_certificate, insecure)
     if certificates is None:
@@ -188,7 +223,7 @@ def serve(
             population = asyncio.run(
                 run_server(serving, Listener(shown.listening, shown.released, shown.dashboard, shown.checking))
             )
-    _finish(population)
+    _finish(population, quiet)
 
 
 class Display:
@@ -243,6 +278,7 @@ def shard(
     traces: TracesUrl = None,
     log_format: LogFormat = None,
     log_file: LogFile = None,
+    quiet: Quiet = False,
 ) -> None:
     """Take uploads for a server elsewhere: `fedrho serve TASK.toml --shard HOST:PORT`. Holds sums in memory alone.
 
@@ -255,7 +291,7 @@ def shard(
 
     forbid_core_dumps()
     _check_heard("HOST:PORT", control)
-    _log(log_format, log_file)
+    _log(log_format, log_file, quiet)
     certificates = _server_tls(tls, require_device_certificate, insecure)
     control_tls = None
     if tls is not None and not control.startswith("unix:"):
@@ -268,7 +304,8 @@ def shard(
             check_exposure(control.rpartition(":")[0], insecure)
 
     def listening(address: str) -> None:
-        console.err.print(f"listening on {address} for devices, on {control} for the coordinator", highlight=False)
+        if not quiet:
+            console.err.print(f"listening on {address} for devices, on {control} for the coordinator", highlight=False)
 
     with _observer(traces) as observer, trimmed():
         place = ShardPlace(
@@ -297,11 +334,12 @@ def _load(paths: Sequence[Path]) -> tuple[Task, ...]:
     return loaded
 
 
-def _log(form: Format | None, path: Path | None) -> None:
+def _log(form: Format | None, path: Path | None, quiet: bool) -> None:
     """Warnings alone, unless a format or a file asks for more; a bar on a terminal says the rest."""
     from fedrho.server.operations import logs
 
-    level = logging.WARNING if form is None and path is None else logging.INFO
+    usual = logging.ERROR if quiet else logging.WARNING
+    level = usual if form is None and path is None else logging.INFO
     try:
         logs.configure(logs.LogFormat((form or Format.text).value), path, level)
     except OSError as error:
@@ -364,12 +402,14 @@ def _shown(place: Path | str) -> str:
     return f"{scheme}://{rest.rpartition('@')[2]}"
 
 
-def _finish(population: Population) -> None:
+def _finish(population: Population, quiet: bool) -> None:
     """Says how it ended: the statement, or where to go on."""
     unfinished = [view for view in population.views() if view.state.value in ("active", "paused")]
     if unfinished:
         where = [f"{f'{view.name} ' if len(unfinished) > 1 else ''}at step {view.step} of {view.steps}" for view in unfinished]
         raise Stopped(f"stopped {', '.join(where)}; the same command continues")
+    if quiet:
+        return
     console.print_statement(population.combined(), min(view.delta for view in population.views()))
     for view in population.views():
         if view.labels is not None:

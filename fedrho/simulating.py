@@ -39,7 +39,8 @@ class RunsByDefault(TyperGroup):
 
 app = typer.Typer(
     cls=RunsByDefault,
-    help="Simulate a run on virtual devices in virtual time: `fedrho simulate STUDY.toml` is `fedrho simulate run STUDY.toml`.",
+    help="Simulate a run on virtual devices in virtual time: `fedrho simulate STUDY.toml` is `fedrho simulate run STUDY.toml`."
+    "\n\nExample: fedrho simulate examples/studies/digits.toml",
     no_args_is_help=True,
 )
 
@@ -78,7 +79,7 @@ def run(
     mlflow: Annotated[
         str | None,
         typer.Option(
-            metavar="URI", help="Send it to MLflow too, as sqlite:///FILE or http://...: fedrho[mlflow].", show_default="none"
+            metavar="URI", help="Send it to MLflow too, as sqlite:///FILE or http://...: fedrho\\[mlflow].", show_default="none"
         ),
     ] = None,
     quiet: Quiet = False,

@@ -95,15 +95,14 @@ def _price(table: Mapping[str, NDArray[np.float64]], delta: float | None) -> tup
     return table["rho"], "rho spent if deployed (zCDP, one device, zero-out)"
 
 
-def _neighbours(table: Mapping[str, NDArray[np.float64]]) -> str:
+def _relation(table: Mapping[str, NDArray[np.float64]]) -> Neighbours:
     """What a statement of this run compares: Poisson sampling, the one without rho, has a relation of its own."""
-    relation = Neighbours.ADD_OR_REMOVE if np.isnan(table["rho"]).all() else Neighbours.ZERO_OUT
-    return f"Neighbours: {relation.value}."
+    return Neighbours.ADD_OR_REMOVE if np.isnan(table["rho"]).all() else Neighbours.ZERO_OUT
 
 
 def _utility(figure: Figure, name: str, data: str, table: Mapping[str, NDArray[np.float64]], delta: float) -> None:
     axes = figure.add_subplot()
-    x = f"epsilon spent if deployed (one device, delta = {delta:g})"
+    x = f"epsilon spent if deployed (one device, {_relation(table).value}, delta = {delta:g})"
     dressed(axes, f"{name}: utility against privacy", x, "accuracy (share recognised)")
     measured = ~np.isnan(table["held_out.accuracy"])
     epsilon, accuracy = table["epsilon"][measured], table["held_out.accuracy"][measured]
@@ -116,7 +115,7 @@ def _utility(figure: Figure, name: str, data: str, table: Mapping[str, NDArray[n
     text = f"after {last} step{'' if last == 1 else 's'}"
     beside = (0, -60 if below else 50)
     axes.annotate(text, (epsilon[-1], accuracy[-1]), beside, textcoords="offset points", ha="right", arrowprops=arrow)
-    noted(figure, f"Measured on examples of no device ({data}). {_neighbours(table)}")
+    noted(figure, f"Measured on examples of no device ({data}). Neighbours: {_relation(table).value}.")
 
 
 def _simulation_only(figure: Figure, name: str, table: Mapping[str, NDArray[np.float64]], clip_norm: float | None) -> None:

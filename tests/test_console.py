@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
-from fedrho import completions, console
+from fedrho import cli, completions, console
 from fedrho.commands import PANELS, PLACES
 from fedrho.labels.recipes import METHODS
 from fedrho.progress import Bar, FileProgress, Pace, clock, rate_text
@@ -23,7 +24,9 @@ from fedrho.server.tasks import ALGORITHMS
 from fedrho.simulations.data import catalogue
 from fedrho.simulations.study import ENGINES
 from fedrho.usage import near
+from fedrho.work import Work
 from tests.commanding import Run, refused, runner
+from tests.docs.shell import PROGRAM, check_line
 
 HIDE, SHOW = b"\x1b[?25l", b"\x1b[?25h"
 
@@ -108,6 +111,16 @@ def on_a_terminal(code: str, number: int | None, **environment: str) -> tuple[in
     return process.returncode, written
 
 
+WORK = """
+from fedrho.work import Work
+console.keep_stderr()
+with Work("beginning", "rho 1 of 2") as work:
+    for unit, total in (("canary", 3), ("part", 2), ("iteration", None)):
+        for done in range(3):
+            work.progress(unit, done, total, "working")
+            work._live.refresh() if work._live else None
+print("result")
+"""
 SPINNER = """
 import time
 def app(**_):
@@ -144,6 +157,32 @@ def test_a_bar_stays_on_its_line_and_where_there_is_no_cursor_it_is_lines() -> N
     assert [line.split()[1] for line in written.decode().splitlines()] == ["0/3", "1/3", "2/3", "3/3"]
 
 
+def test_work_of_several_parts_shows_each_and_leaves_nothing_but_the_result() -> None:
+    code, written = on_a_terminal(WORK, None)
+    assert code == 0
+    shown = written.decode()
+    for part in ("canary 2/3 ", "part 1/2 ", "iteration 2", "working, rho 1 of 2"):
+        assert part in shown
+    assert shown.endswith("\x1b[2Kresult\r\n")  # the line is empty again, and the cursor in it
+    assert shown.rindex("\x1b[?25h") > shown.rindex("\x1b[?25l")
+    for manner in ("plain", "silent"):
+        assert on_a_terminal(f"console.{manner}(True)\n{WORK}", None) == (0, b"result\r\n")
+
+
+def test_what_is_unlike_one_another_claims_no_time_left() -> None:
+    work = Work("beginning", "rho 1")
+    for unit, head in (("part", r"part 1/3"), ("row", r"row 1/3")):
+        work.progress(unit, 0, 3, "working")
+        work.progress(unit, 1, 3, "working")
+        line = work.line(100, time.monotonic() + 5).plain
+        assert re.fullmatch(head + r" ━+ +(for 0:05|[\d.]+ s/row ETA 0:\d\d) working, rho 1", line)
+        assert ("ETA" in line) == (unit == "row")
+    work.progress("row", 3, 3, "working")
+    assert re.fullmatch(r"row 3/3 ━+ for 0:0\d working, rho 1", work.line(100, time.monotonic() + 5).plain)
+    work.progress("byte", 1 << 20, 4 << 20, "reading")
+    assert work.line(100, time.monotonic()).plain.startswith("1.0/4.0 MiB ")
+
+
 def test_letters_that_cannot_be_written_are_spelled() -> None:
     line = "console.keep_stderr(); console.spell_what_cannot_be_encoded(); print('\\u03b5'); console.err.print('\\u03c1')"
     command = [sys.executable, "-c", f"import fedrho.cli; from fedrho import console; {line}"]
@@ -172,37 +211,45 @@ def test_the_help_lists_every_command_once_on_one_line_without_importing_any(
     assert found.stderr == "False\n"
 
 
-def commands(group: Any, path: str = "fedrho") -> list[tuple[str, Any]]:
+def commands(group: Any = PROGRAM, path: str = "fedrho") -> list[tuple[str, Any]]:
+    """Groups, too."""
     found = []
     for name, command in group.commands.items():
-        whole = f"{path} {name}"
-        found += commands(command, whole) if hasattr(command, "commands") else [(whole, command)]
+        found.append((f"{path} {name}", command))
+        found += commands(command, f"{path} {name}") if hasattr(command, "commands") else []
     return found
 
 
-def test_every_command_has_an_example_of_itself_in_its_help() -> None:
-    import typer.main
-
-    from fedrho import cli
-
-    every = commands(typer.main.get_command(cli.app))
-    assert len(every) > 40
+def test_every_command_and_every_group_has_an_example_of_itself_that_it_takes() -> None:
+    every = commands()
+    assert sum(hasattr(command, "commands") for _, command in every) == 6
+    assert len(every) > 46
     for path, command in every:
         short = path.replace("simulate run", "simulate")
-        assert re.search(rf"Example: ({path}|{short})\b", command.help), path
+        found = re.search(rf"^Example: (({path}|{short})\b.*)$", command.help, re.MULTILINE)
+        assert found, path
+        check_line(found[1])
+    for line in re.findall(r"^  (fedrho .*)$", PROGRAM.epilog or "", re.MULTILINE):
+        check_line(line)
 
 
 def test_no_name_of_an_option_is_cut_where_a_console_has_80_columns() -> None:
-    import typer.main
-    from typer.testing import CliRunner
-
-    from fedrho import cli
-
     narrow = CliRunner(env={"COLUMNS": "80", "LINES": "25"})
-    for path, command in commands(typer.main.get_command(cli.app)):
-        shown = narrow.invoke(cli.app, [*path.split()[1:], "--help"], color=False).stdout.split()
+    for path, command in commands():
+        shown = narrow.invoke(cli.app, [*path.split()[1:], "--help"], color=False).stdout
         names = {name for one in command.params for name in one.opts if name.startswith("--")}
-        assert names - set(shown) <= {"--require-device-certificate"}, path  # the longest; no other name begins like what is left
+        assert names <= set(shown.split()), path
+        extras = re.findall(r"fedrho\[\w+\]", " ".join(str(one.help).replace("\\", "") for one in command.params))
+        assert all(extra in shown for extra in extras), path  # brackets are markup of the help
+
+
+def test_json_and_quiet_mean_the_same_for_every_command() -> None:
+    meant = {"--json": "plain", "--quiet": "silent"}
+    found = [(path, one) for path, command in commands() for one in command.params if one.opts[0] in meant]
+    assert len(found) > 30
+    for path, one in found:
+        called = one.callback
+        assert getattr(called, "__wrapped__", called).__name__ == meant[one.opts[0]], (path, one.opts)
 
 
 # -- completion ----------------------------------------------------------------------------------------------------------------

@@ -32,16 +32,22 @@ PICTURES: dict[str, tuple[Draw, tuple[str, ...]]] = {
         ("one (a)", "two (b)", "sum rho 0.5", "budget 1"),
     ),
     "audited": (
-        lambda path: plots.audited(path, [("separation", 1.0, 1.1, 1.2, 1.5), ("AUC", 0.6, 0.7, 0.8, 0.9)], 1.0),
-        ("beyond the claim", "separation", "AUC", "rho = 1"),
+        lambda path: plots.audited(path, [("separation", 1.0, 1.1, 1.2, 1.5), ("AUC", 0.6, 0.7, 0.8, 0.9)], 1.0, 1e-6),
+        ("beyond the claim", "separation", "AUC", "rho = 1", "at delta = 1e-06", "one device, zero-out"),
     ),
     "needed": (lambda path: plots.needed(path, 0.81, 79.0, "tree"), ("rho", "noise multiplier", "6.984")),
-    "errors": (lambda path: plots.errors(path, NOISE, 1.0), ("round", "standard deviation (clip norms)", *NOISE)),
+    "errors": (
+        lambda path: plots.errors(path, NOISE, 1.0),
+        ("round", "standard deviation (clip norms)", "one device, zero-out", *NOISE),
+    ),
     "conversions": (
         lambda path: plots.conversions(path, Rho(0.81), 1e-10),
-        ("delta", "epsilon (one device)", "simple", "optimal RDP", "exact Gaussian", "delta 1e-10"),
+        ("delta", "epsilon at delta (one device, zero-out)", "simple", "optimal RDP", "exact Gaussian", "delta 1e-10"),
     ),
-    "attacker": (lambda path: plots.attacker(path, Rho(0.81)), ("false positives", "true positives", "best possible attack")),
+    "attacker": (
+        lambda path: plots.attacker(path, Rho(0.81)),
+        ("false positives", "true positives", "best possible attack", "one device, zero-out"),
+    ),
     "attacker with points": (
         lambda path: plots.attacker(path, Rho(0.81), (np.array([0.0, 1.0]), np.array([0.0, 1.0]))),
         ("false positives", "attack in this audit"),

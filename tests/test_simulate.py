@@ -132,7 +132,7 @@ def test_every_panel_with_numbers_of_a_simulation_says_so(toy: Path) -> None:
 def test_pictures_have_labelled_axes_and_equal_bytes(toy: Path) -> None:
     assert "steps released" in texts(toy / "plots" / "accuracy.svg")
     assert "rho spent if deployed (zCDP, one device, zero-out)" in texts(toy / "plots" / "accuracy.svg")
-    assert "epsilon spent if deployed (one device, delta = 1e-07)" in texts(toy / "plots" / "utility.svg")
+    assert "epsilon spent if deployed (one device, zero-out, delta = 1e-07)" in texts(toy / "plots" / "utility.svg")
     assert "Neighbours: zero-out." in texts(toy / "plots" / "utility.svg")
     rows = records.rows((toy / "metrics.jsonl").read_bytes())
     for name, picture in study_plots.of_study("toy", "made-up", rows, 1e-7, 0.5).items():
@@ -231,7 +231,7 @@ def test_seeds_of_one_study_are_one_curve_with_a_band(toy: Path, tmp_path: Path,
     assert rows[1]["rho"] > rows[0]["rho"]
     shown = texts(Path("it.svg"))
     assert "toy (2 seeds: mean, least to largest)" in shown
-    assert "epsilon (one device, delta = 1e-07)" in shown
+    assert "epsilon (one device, zero-out, delta = 1e-07)" in shown
     assert "Neighbours: zero-out" in shown
     assert fedrho("compare", toy, "--by", "rho", "--plot", "rho.png")[0] == 0
     assert Path("rho.png").read_bytes().startswith(b"\x89PNG")

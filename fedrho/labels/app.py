@@ -9,7 +9,11 @@ from fedrho.labels.matrix import matrix
 from fedrho.labels.randomize import randomize
 from fedrho.labels.train import export, plot, train
 
-app = typer.Typer(help="Label differential privacy: randomize labels, train on noisy ones, audit.", no_args_is_help=True)
+app = typer.Typer(
+    help="Label differential privacy: randomize labels, train on noisy ones, audit.\n\n"
+    "Example: fedrho labels train --dataset digits --epsilon 1",
+    no_args_is_help=True,
+)
 
 for command in (matrix, randomize, train, plot, export, audit):
     app.command()(command)
