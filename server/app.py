@@ -117,7 +117,7 @@ async def serve(serving: Serving, listener: Listener) -> Population:
     HistoryBroken. An error in a release stops the server: it never goes on from a state that it is not sure of.
     """
     keep_freed_memory()
-    stop, metrics = stop_on_signals(), Metrics()
+    stop, metrics = stop_on_signals(), Metrics(with_runs=True)
     server = _device_server(serving, metrics)
     address = bind(server, serving.host, serving.port, serving.tls)
     async with AsyncExitStack() as opened:

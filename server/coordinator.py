@@ -30,6 +30,7 @@ from fedrho.protos.messages import (
     TaskSpec,
     TryLater,
 )
+from fedrho.server.coarse import ShownDropOut
 from fedrho.server.intake import AttemptId, Order
 from fedrho.server.ledger import Charge, statement
 from fedrho.server.pace import DropOut, Pace
@@ -85,6 +86,7 @@ class Coordinator:
         self.pace = Pace(population, file.deadline_seconds / 2.0, seats, expected=population)
         if measured is not None:
             self.drop_out, self.pace = measured.drop_out, measured.pace
+        self.shown_drop_out = ShownDropOut(self.drop_out.rate)
         self._around = around
         self._tag_key = tag_key
         self._past = past
@@ -167,7 +169,8 @@ class Coordinator:
                 self.round.phase = Phase.SEALING
         if self.round.phase is Phase.SEALING and self.shares.seal(self.round):
             self.round.settle(len(self.shares.counted), now)
-            self.drop_out = self.drop_out.observed(*self.round.kept_and_dropped(now))
+            fates = self.round.kept_and_dropped(now)
+            self.drop_out, self.shown_drop_out = self.drop_out.observed(*fates), self.shown_drop_out.observed(*fates)
         if self.round.phase is Phase.ABANDONED:
             self._next(self.round.attempt + 1, now)
 

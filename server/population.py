@@ -31,6 +31,7 @@ from fedrho.protos.messages import (
     TaskSpec,
     TryLater,
 )
+from fedrho.server.coarse import shown_fill
 from fedrho.server.coordinator import Coordinator
 from fedrho.server.ledger import Charge, statement
 from fedrho.server.release import RunRecord, RunState, Store
@@ -41,9 +42,6 @@ SPEC_SECONDS = 600.0
 
 ACCEPTED_SPECS = 8
 """Specs, the newest among them, that a proof of a device may refer to."""
-
-FILL_GROUP = 5
-"""Reports of an open round that are shown together."""
 
 ENDED = (RunState.CANCELLED, RunState.FINISHED)
 
@@ -58,7 +56,7 @@ class Signer(Protocol):
 
 @dataclass(frozen=True)
 class RunView:
-    """What an operator may see of a run: nothing but what was released, and how full a round is, coarsely."""
+    """What an operator may see of a run: nothing but what was released, and what `coarse` shows of who came."""
 
     run: bytes
     name: str
@@ -70,6 +68,7 @@ class RunView:
     attempt: int
     goal: int
     seats: int
+    """As many as an attempt has at `drop_out`; the true number follows what was measured, and would tell it."""
     filled: float
     drop_out: float
     statement: PrivacyStatement
@@ -317,16 +316,9 @@ def _task_spec(member: Member) -> TaskSpec:
     return replace(spec, ended=spec.ended or member.ended, began=member.began)
 
 
-def shown_fill(counted: int, goal: int) -> float:
-    """Reports per goal, down to whole groups and to tenths: a tenth of a small goal alone would be a single device."""
-    if counted >= goal:
-        return 1.0
-    return math.floor(10 * (counted - counted % FILL_GROUP) / goal) / 10
-
-
 def _view(member: Member) -> RunView:
     coordinator, file = member.coordinator, member.coordinator.task.file
-    round_ = coordinator.round
+    round_, shown = coordinator.round, coordinator.shown_drop_out.rate
     return RunView(
         run=coordinator.run,
         name=file.name,
@@ -337,9 +329,9 @@ def _view(member: Member) -> RunView:
         steps=file.steps,
         attempt=round_.attempt,
         goal=round_.goal,
-        seats=round_.seats,
+        seats=replace(coordinator.drop_out, rate=shown).seats(round_.goal),
         filled=shown_fill(round_.counted(), round_.goal),
-        drop_out=coordinator.drop_out.rate,
+        drop_out=shown,
         statement=coordinator.statement(),
         rho_budget=coordinator.task.budget,
         delta=file.privacy.delta,

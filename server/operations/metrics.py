@@ -1,6 +1,8 @@
 """Prometheus metrics: counts and times of what the server does, and how far its runs are. Nothing is labelled by a device.
 
 Label values come from closed sets alone: enums of the protocol, status codes, methods of our own services, names of task files.
+What callers did is counted in whole groups (`coarse`); of updates that were counted, a group is told when the runs are seen to have
+moved, so that it shows no moment that the fill of a round does not show.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import time
 from collections import Counter as Tally
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 import grpc
@@ -24,11 +26,14 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, make
 from fedrho.protos import codec
 from fedrho.protos.messages import Assignment, LaterReason, Receipt, Refusal, SessionStatus, TryLater
 from fedrho.server import interceptors
+from fedrho.server.coarse import Groups, whole
 from fedrho.server.listen import PortBusy
 from fedrho.server.operations import operator, operator_wire
 from fedrho.server.operations.observer import Observer, Observers
 from fedrho.server.population import RunView
 from fedrho.server.release import RunState
+
+K = TypeVar("K", str, tuple[str, str])
 
 SECONDS: Final = (0.001, 0.005, 0.02, 0.1, 0.5, 1.0, 5.0, 20.0, 60.0, 300.0)
 OTHER: Final = "other"
@@ -46,12 +51,18 @@ ANSWERS: Final = ("ASSIGNED", *(reason.name for reason in LaterReason))
 OUTCOMES: Final = (SessionStatus.COUNTED.name, *(refusal.name for refusal in Refusal))
 
 
+UPLOADED: Final = "COUNTED", "UploadUpdate", ("UploadUpdate", grpc.StatusCode.OK.name)
+"""What an update that is counted counts up: its outcome, the times of its method, and the method's calls that end well."""
+
+
 class Metrics(Observer):
     """A registry of its own, so that nothing else of the process is published."""
 
-    def __init__(self) -> None:
+    def __init__(self, with_runs: bool = False) -> None:
+        """`with_runs` says that `observe` will be called whenever a run has moved; a shard knows of none."""
+        self._with_runs = with_runs
         registry = self.registry = CollectorRegistry()
-        self._refused: Tally[str] = Tally()
+        self._now_open: Tally[str] = Tally()
         self._check_ins = Counter("fedrho_check_ins", "Check-ins by answer", ["answer"], registry=registry)
         self._uploads = Counter("fedrho_uploads", "Uploads by outcome", ["outcome"], registry=registry)
         self._calls = Counter("fedrho_calls", "Calls by method and status code", ["method", "code"], registry=registry)
@@ -62,6 +73,18 @@ class Metrics(Observer):
         self._of_runs = {name: Gauge(f"fedrho_{name}", text, ["task"], registry=registry) for name, text, _ in OF_RUNS}
         self._states = Gauge("fedrho_run_state", "1 for the state that a run is in", ["task", "state"], registry=registry)
         self._begin_at_zero()
+        self._answers = Groups[str](lambda answer, one: self._check_ins.labels(answer).inc(one))
+        self._outcomes = Groups[str](lambda outcome, one: self._uploads.labels(outcome).inc(one))
+        self._codes = Groups[tuple[str, str]](lambda call, one: self._calls.labels(*call).inc(one))
+        self._times = Groups[str](lambda method, seconds: self._call_seconds.labels(method).observe(seconds))
+        self._reasons = Groups[str](lambda reason, one: self._calls_refused.labels(reason).inc(one))
+
+    def expect(self, methods: Iterable[str]) -> None:
+        """Begins their series at 0, so that none appears with the first call."""
+        for method in methods:
+            self._open.labels(method)
+            self._call_seconds.labels(method)
+            self._calls.labels(method, grpc.StatusCode.OK.name)
 
     def _begin_at_zero(self) -> None:
         """Every series whose labels are known beforehand: what appears with a 1 would never be seen to have risen."""
@@ -75,33 +98,43 @@ class Metrics(Observer):
                 counter.labels(value)
 
     def checked_in(self, answer: Assignment | TryLater) -> None:
-        self._check_ins.labels(answer.reason.name if isinstance(answer, TryLater) else "ASSIGNED").inc()
+        self._answers.add(answer.reason.name if isinstance(answer, TryLater) else "ASSIGNED")
 
     def uploaded(self, receipt: Receipt) -> None:
-        outcome = receipt.refusal.name if receipt.refusal else receipt.status.name
-        self._uploads.labels(outcome).inc()
-        if receipt.refusal:
-            self._refused[outcome] += 1
+        self._count(self._outcomes, receipt.refusal.name if receipt.refusal else receipt.status.name)
 
     def released(self, task: str, seconds: float) -> None:
         self._release_seconds.observe(seconds)
 
     def called(self, method: str, code: str, seconds: float) -> None:
         """`method` must be one of our own, or OTHER."""
-        self._calls.labels(method, code).inc()
-        self._call_seconds.labels(method).observe(seconds)
+        self._count(self._codes, (method, code))
+        self._count(self._times, method, seconds)
 
     def refused(self, reason: str) -> None:
         """A call was refused before parsing; `reason` is one of REFUSALS, or UNKNOWN_METHOD."""
-        self._calls_refused.labels(reason).inc()
-        self._refused[reason] += 1
+        self._reasons.add(reason)
+
+    def _count(self, groups: Groups[K], key: K, value: float = 1.0) -> None:
+        held = self._with_runs and key in UPLOADED
+        (groups.hold if held else groups.add)(key, value)
 
     @contextmanager
     def open(self, method: str) -> Iterator[None]:
-        with self._open.labels(method).track_inprogress():
+        self._opened(method, 1)
+        try:
             yield
+        finally:
+            self._opened(method, -1)
+
+    def _opened(self, method: str, change: int) -> None:
+        self._now_open[method] += change
+        self._open.labels(method).set(whole(self._now_open[method]))
 
     def observe(self, views: tuple[RunView, ...]) -> None:
+        """Told whenever a run has moved."""
+        for groups in (self._outcomes, self._codes, self._times):
+            groups.tell_all()
         for view in views:
             for name, _, read in OF_RUNS:
                 self._of_runs[name].labels(view.name).set(read(view))
@@ -109,12 +142,13 @@ class Metrics(Observer):
                 self._states.labels(view.name, state.value).set(view.state is state)
 
     def tallies(self) -> tuple[Mapping[str, int], Mapping[str, int], Mapping[str, int]]:
-        """Check-ins by answer, uploads by outcome, and calls that were refused before parsing, by reason."""
+        """Check-ins by answer, uploads by outcome, and calls that were refused before parsing, by reason: in whole groups."""
         return _tally(self._check_ins), _tally(self._uploads), _tally(self._calls_refused)
 
     def refusals(self) -> Mapping[str, int]:
         """All that was refused so far, by reason: uploads, and calls before parsing."""
-        return dict(self._refused)
+        uploads = {reason: count for reason, count in _tally(self._uploads).items() if reason in Refusal.__members__}
+        return {reason: count for reason, count in {**uploads, **_tally(self._calls_refused)}.items() if count}
 
 
 def _tally(counter: Counter) -> Mapping[str, int]:
@@ -129,8 +163,8 @@ OF_RUNS: Final[tuple[tuple[str, str, Callable[[RunView], float]], ...]] = (
     ("step", "Steps released", lambda view: view.step),
     ("steps", "Steps planned", lambda view: view.steps),
     ("attempt", "Attempt at the next step", lambda view: view.attempt),
-    ("seats", "Seats of the open attempt", lambda view: view.seats),
-    ("drop_out_rate", "Estimated share of seats whose devices do not report", lambda view: round(view.drop_out, 2)),
+    ("seats", "Seats of an attempt at the drop-out shown", lambda view: view.seats),
+    ("drop_out_rate", "Share of seats whose devices did not report, in tenths", lambda view: round(view.drop_out, 2)),
 )
 
 
@@ -145,6 +179,7 @@ class MetricsInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # g
         self._metrics = metrics
         self._told = Observers([metrics] if beside is None else [metrics, beside])
         self._names = {method: method.rpartition("/")[2] for method in methods}
+        metrics.expect((*self._names.values(), OTHER))
         self._made: dict[str, tuple[Any, Any]] = {}
 
     async def intercept_service(self, continuation: Callable[[Any], Awaitable[Any]], details: Any) -> Any:

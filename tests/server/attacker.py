@@ -98,7 +98,7 @@ async def served(
 ) -> AsyncIterator[str]:
     """The address of the real service behind its port; `run` stands still unless somebody calls. `caps` are by short name."""
     chosen = {path(method): cap for method, cap in (caps or {}).items()}
-    metrics = Metrics()
+    metrics = Metrics(with_runs=True)
     server = device_server(60.0, device_metrics(metrics), port=port, caps=chosen)
     devices = DeviceService(run.population, clock, lambda _: None, metrics)
     uploads = UploadService(run.shard, clock, metrics)

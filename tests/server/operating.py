@@ -102,7 +102,7 @@ async def site(
     beside: Observer | None = None,
 ) -> AsyncIterator[Site]:
     """Rounds go on until the end of the block; `operator.json` lies in `folder`; `beside` is told what the metrics are."""
-    metrics, shard, stop = metrics or Metrics(), Shard(), asyncio.Event()
+    metrics, shard, stop = metrics or Metrics(with_runs=True), Shard(), asyncio.Event()
     population = open_population(*tasks, shard=shard, store=store, now=time.monotonic())
     observer = Observers([metrics, beside or Observer()])
     service = DeviceService(population, time.monotonic, lambda _: None, observer)

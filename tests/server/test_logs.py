@@ -43,7 +43,7 @@ def view(**changes: Any) -> RunView:
 
 
 def test_every_byte_of_the_logs_of_real_traffic_is_free_of_devices(path: Path, tmp_path: Path) -> None:
-    metrics = Metrics()
+    metrics = Metrics(with_runs=True)
     ports: set[str] = set()
 
     async def scenario() -> tuple[bytes, str]:

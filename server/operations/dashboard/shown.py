@@ -8,14 +8,15 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from fedrho.privacy.statement import round_up
+from fedrho.server.coarse import GROUP
 
 UNITS: Final = ((86400.0, "d"), (3600.0, "h"), (60.0, "min"))
 
 
 def coarse(count: int) -> str:
-    """A number of answers to devices in steps of 1, 2, 5: a single device is seen only where it is the first, or fills a step."""
-    if count < 10:
-        return "under 10" if count else "none"
+    """A number of answers to devices, which comes in whole groups, in steps of 1, 2, 5."""
+    if count < GROUP:
+        return f"under {GROUP}"
     power = 10 ** (len(str(count)) - 1)
     return f"{max(step for step in (1, 2, 5) if step * power <= count) * power:,} or more"
 

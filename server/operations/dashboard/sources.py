@@ -1,7 +1,7 @@
 """What the dashboard looks at: the runs of a server, or those of a store whose server has ended. Nothing that was not released.
 
-A `RunView` holds what the gate released, and how full the open attempt is, in groups of reports and tenths of the goal. `Tallies`
-are the answers that devices got; pages show them in coarse steps only.
+A `RunView` holds what the gate released, and what `server/coarse.py` shows of who came. `Tallies` are the answers that devices got,
+in whole groups; pages show them in coarser steps.
 """
 
 from __future__ import annotations
