@@ -1,8 +1,8 @@
 """Prometheus metrics: counts and times of what the server does, and how far its runs are. Nothing is labelled by a device.
 
 Label values come from closed sets alone: enums of the protocol, status codes, methods of our own services, names of task files.
-What callers did is counted in whole groups (`coarse`); of updates that were counted, a group is told when the runs are seen to have
-moved, so that it shows no moment that the fill of a round does not show.
+What callers did is counted in whole groups (`coarse`); of updates that were counted, a group is told when the runs are seen to
+have moved, so that it shows no moment that the fill of a round does not show.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What the dashboard looks at: the runs of a server, or those of a store whose server has ended. Nothing that was not released.
 
-A `RunView` holds what the gate released, and what `server/coarse.py` shows of who came. `Tallies` are the answers that devices got,
-in whole groups; pages show them in coarser steps.
+A `RunView` holds what the gate released, and what `server/coarse.py` shows of who came. `Tallies` are the answers that devices
+got, in whole groups; pages show them in coarser steps.
 """
 
 from __future__ import annotations
