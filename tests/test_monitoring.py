@@ -8,12 +8,16 @@ import shutil
 import subprocess
 from collections import Counter as Tally
 from collections.abc import Iterator
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import promql_parser
 import pytest
 import yaml
+from grafana_foundation_sdk.cog.encoder import JSONEncoder
+from grafana_foundation_sdk.cog.plugins import register_default_plugins
+from grafana_foundation_sdk.models.dashboard import Dashboard
 
 from fedrho.server.operations import metrics
 from fedrho.server.operations.metrics import Metrics
@@ -38,8 +42,8 @@ def expressions() -> Iterator[tuple[str, str]]:
         for target in panel["targets"]:
             yield panel["title"], target["expr"]
     for note in DASHBOARD["annotations"]["list"]:
-        if "expr" in note:
-            yield note["name"], note["expr"]
+        if "target" in note:
+            yield note["name"], note["target"]["expr"]
     for rule in RULES["groups"][0]["rules"]:
         yield rule["alert"], rule["expr"]
 
@@ -122,6 +126,26 @@ def test_the_dashboard_can_be_imported_as_it_is() -> None:
         refs = [target["refId"] for target in panel["targets"]]
         assert len({*refs}) == len(refs)
         assert panel["type"] in ("heatmap", "state-timeline") or panel["fieldConfig"]["defaults"]["unit"]
+
+
+def lost(ours: Any, theirs: Any, where: str = "") -> Iterator[str]:
+    """What is not in `theirs`, or differs there; more may be, which are defaults."""
+    if isinstance(ours, dict) and isinstance(theirs, dict):
+        for key, value in ours.items():
+            yield from lost(value, theirs.get(key), f"{where}.{key}")
+    elif isinstance(ours, list) and isinstance(theirs, list) and len(ours) == len(theirs):
+        for one, other in zip(ours, theirs, strict=True):
+            yield from lost(one, other, where)
+    elif ours != theirs:
+        yield where
+
+
+def test_grafanas_own_types_know_every_field_of_it() -> None:
+    """But an annotation's query and title, which are the Prometheus plugin's."""
+    register_default_plugins()
+    read = json.loads(JSONEncoder().encode(Dashboard.from_json(deepcopy(DASHBOARD))))
+    plugin = {f".annotations.list.{name}" for name in ("target.expr", "target.refId", "titleFormat")}
+    assert set(lost(DASHBOARD, read)) == plugin
 
 
 def test_no_two_panels_lie_on_one_another() -> None:
