@@ -10,7 +10,7 @@ addEventListener("DOMContentLoaded", () => {
   say();
   drawer.addEventListener("change", say);
   button.addEventListener("keydown", (event) => {
-    if (event.key !== "Enter" && event.key !== " ") return;
+    if (event.key !== " ") return; // Enter on a label is the theme's own
     event.preventDefault();
     drawer.click();
   });
