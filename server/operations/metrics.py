@@ -61,6 +61,7 @@ class Metrics(Observer):
     def __init__(self, with_runs: bool = False) -> None:
         """`with_runs` says that `observe` will be called whenever a run has moved; a shard knows of none."""
         self._with_runs = with_runs
+        self.check_ins_moved_at = time.time()
         registry = self.registry = CollectorRegistry()
         self._now_open: Tally[str] = Tally()
         self._check_ins = Counter("fedrho_check_ins", "Check-ins by answer", ["answer"], registry=registry)
@@ -73,7 +74,7 @@ class Metrics(Observer):
         self._of_runs = {name: Gauge(f"fedrho_{name}", text, ["task"], registry=registry) for name, text, _ in OF_RUNS}
         self._states = Gauge("fedrho_run_state", "1 for the state that a run is in", ["task", "state"], registry=registry)
         self._begin_at_zero()
-        self._answers = Groups[str](lambda answer, one: self._check_ins.labels(answer).inc(one))
+        self._answers = Groups[str](self._tell_check_in)
         self._outcomes = Groups[str](lambda outcome, one: self._uploads.labels(outcome).inc(one))
         self._codes = Groups[tuple[str, str]](lambda call, one: self._calls.labels(*call).inc(one))
         self._times = Groups[str](lambda method, seconds: self._call_seconds.labels(method).observe(seconds))
@@ -99,6 +100,10 @@ class Metrics(Observer):
 
     def checked_in(self, answer: Assignment | TryLater) -> None:
         self._answers.add(answer.reason.name if isinstance(answer, TryLater) else "ASSIGNED")
+
+    def _tell_check_in(self, answer: str, one: float) -> None:
+        self._check_ins.labels(answer).inc(one)
+        self.check_ins_moved_at = time.time()
 
     def uploaded(self, receipt: Receipt) -> None:
         self._count(self._outcomes, receipt.refusal.name if receipt.refusal else receipt.status.name)

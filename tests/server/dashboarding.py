@@ -43,7 +43,7 @@ class Browser:
 
     def _ask(self, path: str, method: str, body: str, headers: Mapping[str, str]) -> Answer:
         named = {name.replace("_", "-"): value for name, value in headers.items()}
-        with closing(http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)) as connection:
+        with closing(http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)) as connection:
             connection.request(method, path, body.encode() if body else None, named)
             answer = connection.getresponse()
             return Answer(answer.status, {key.lower(): text for key, text in answer.getheaders()}, answer.read().decode())

@@ -15,13 +15,13 @@ from fedrho.privacy.claims import in_words
 from fedrho.privacy.statement import PrivacyStatement, round_up
 from fedrho.server.chain import Entry
 from fedrho.server.operations.dashboard import forecast as forecasts
+from fedrho.server.operations.dashboard.advice import Advice, advice
 from fedrho.server.operations.dashboard.forecast import Forecast, Prices, thinned
 from fedrho.server.operations.dashboard.past import Past, Pasts
 from fedrho.server.operations.dashboard.shown import FILTERS, minute, percent
 from fedrho.server.operations.dashboard.sources import Snapshot, Source
 from fedrho.server.operations.exported import statement_json
 from fedrho.server.population import ENDED, RunView
-from fedrho.server.release import RunState
 
 PAGE: Final = 50
 """Releases on one page of the history."""
@@ -68,7 +68,8 @@ class Pages:
         parts = [(view.name, view.state.value, view.step, view.steps, view.statement.rho, _most(view)) for view in now.views]
         parts += [(one.name, one.state, one.step, one.steps, one.rho, one.rho_budget) for one in now.elsewhere]
         together = None if now.combined is None or delta is None else claim(now.combined, delta)
-        return self._page("overview.html", now=now, form=form, parts=parts, together=together, share=_share(now))
+        wanted = {view.name: self._wanted(view, now) for view in now.views}
+        return self._page("overview.html", now=now, form=form, parts=parts, together=together, share=_share(now), wanted=wanted)
 
     def run(self, now: Snapshot, name: str, form: str) -> str:
         view = _named(now, name)
@@ -82,7 +83,7 @@ class Pages:
             past=past,
             ahead=ahead,
             budget_share=percent(view.statement.rho, view.rho_budget),
-            overdue=_overdue(view, past, ahead, now.at) if self._live else None,
+            advice=advice(view, now, self._live, past, ahead),
             charts=self._drawn(view, past),
             claim=claim(view.statement, view.delta),
             words=in_words(view.statement, view.delta) if view.step else [],
@@ -112,6 +113,11 @@ class Pages:
 
     def _page(self, template: str, **values: Any) -> str:
         return self._templates.get_template(template).render(live=self._live, **values)
+
+    def _wanted(self, view: RunView, now: Snapshot) -> list[Advice]:
+        """As far as it is known without reading a history, which may take long where there are many."""
+        past = self._pasts.known(view.run)
+        return advice(view, now, self._live, past, None if past is None else self._forecast(view, past))
 
     def _forecast(self, view: RunView, past: Past) -> Forecast | None:
         """None where nothing is to come, or nothing is known."""
@@ -160,14 +166,6 @@ def _most(view: RunView) -> float:
 
 def _share(now: Snapshot) -> str:
     return "0 %" if now.combined is None else percent(now.combined.rho, now.rho_budget)
-
-
-def _overdue(view: RunView, past: Past, ahead: Forecast | None, at: float) -> float | None:
-    """Seconds since the latest release, where they are more than three times the usual."""
-    if ahead is None or ahead.pace is None or not past.entries or view.state is not RunState.ACTIVE:
-        return None
-    waited = at - past.entries[-1].committed_at
-    return waited if waited > 3 * ahead.pace.slow else None
 
 
 # -- charts ----------------------------------------------------------------------------------------------------------------------

@@ -38,6 +38,10 @@ class Pasts:
         self._known: dict[bytes, Past] = {}
         self._rests_until: dict[bytes, float] = {}
 
+    def known(self, run: bytes) -> Past | None:
+        """As it was read last, if it was."""
+        return self._known.get(run)
+
     def of(self, run: bytes, step: int, at_once: bool = False) -> Past:
         """At `step` or later; unless `at_once`, shortly before where there are so many that reading them takes long."""
         known = self._known.get(run)

@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
 
+from markupsafe import Markup, escape
+
 from fedrho.privacy.statement import round_up
 from fedrho.server.coarse import GROUP
 
@@ -57,8 +59,15 @@ def words(name: str) -> str:
     return name.lower().replace("_", " ")
 
 
+def coded(text: str) -> Markup:
+    """What stands between backticks as code."""
+    parts = [escape(part) for part in text.split("`")]
+    return Markup("").join(Markup("<code>{}</code>").format(part) if place % 2 else part for place, part in enumerate(parts))
+
+
 FILTERS: Final[Mapping[str, Callable[..., Any]]] = {
     "coarse": coarse,
+    "coded": coded,
     "duration": duration,
     "moment": moment,
     "machine": machine,

@@ -6,6 +6,7 @@ got, in whole groups; pages show them in coarser steps.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ class Tallies:
     check_ins: Mapping[str, int]
     uploads: Mapping[str, int]
     calls_refused: Mapping[str, int]
+    moved_at: float = math.inf
+    """When the number of check-ins rose last, in whole groups; before the first group, when the process started."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,7 @@ class ServedRuns:
             elsewhere=tuple(known),
             combined=self._population.combined(),
             rho_budget=self._population.rho_budget,
-            tallies=Tallies(*self._metrics.tallies()),
+            tallies=Tallies(*self._metrics.tallies(), self._metrics.check_ins_moved_at),
         )
 
     def task(self, run: bytes) -> Task:
