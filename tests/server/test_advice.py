@@ -1,4 +1,4 @@
-"""What the dashboard says to an operator in trouble: the right thing for each, the worst first; nothing where nothing is wrong."""
+"""What the dashboard says to an operator in trouble: the right thing for each, the worst first; nothing where all is well."""
 
 from __future__ import annotations
 
