@@ -20,6 +20,7 @@ import typer
 
 from fedrho import console, processes, recent
 from fedrho.console import BadInput, Stopped
+from fedrho.metrics_ports import MetricsPorts, metrics_ports
 from fedrho.output_options import Quiet
 from fedrho.privacy.statement import round_up
 from fedrho.privacy.zcdp import Rho
@@ -194,10 +195,11 @@ def serve(
     options = _child_options(host, tls, insecure, require_device_certificate, upload_memory // max(1, shards))
     options += ["--max-connections", str(max_connections), *(["--log-format", log_format.value] if log_format else [])]
     options += ["--traces", traces] if traces else []
+    published = metrics_ports(metrics_host, metrics_port, shards, [port, operator_port, dashboard_port or 0])
     with (
         _observer(traces) as observer,
         StepProgress(sum(task.file.steps for task in loaded)) as progress,
-        _children(shards, options) as children,
+        _children(shards, options, published) as children,
     ):
         serving = Serving(
             tasks=loaded,
@@ -218,20 +220,20 @@ def serve(
             connections=max_connections,
             observer=observer,
         )
-        shown = Display(progress, place, tls)
+        shown = Display(progress, place, tls, published)
+        listener = Listener(shown.listening, shown.released, shown.dashboard, shown.checking, shown.metrics)
         with trimmed():
-            population = asyncio.run(
-                run_server(serving, Listener(shown.listening, shown.released, shown.dashboard, shown.checking))
-            )
+            population = asyncio.run(run_server(serving, listener))
     _finish(population, quiet)
 
 
 class Display:
     """What `serve` says as it goes."""
 
-    def __init__(self, progress: StepProgress, place: Path | str, tls: Path | None) -> None:
+    def __init__(self, progress: StepProgress, place: Path | str, tls: Path | None, published: MetricsPorts | None) -> None:
         self._progress = progress
         self._place = place
+        self._published = published
         self._with_tls = f" --tls {tls}" if tls else ""
 
     def listening(self, address: str, population: Population) -> None:
@@ -249,6 +251,11 @@ class Display:
     def dashboard(self, address: str) -> None:
         """Told before `listening`."""
         self._progress.note(f"dashboard: {address}, for whoever has the token in operator.json")
+
+    def metrics(self, address: str) -> None:
+        """Told before `listening`."""
+        if self._published is not None:
+            self._progress.note(self._published.said(address))
 
     def released(self, coordinator: Coordinator) -> None:
         self._show()
@@ -307,6 +314,10 @@ def shard(
         if not quiet:
             console.err.print(f"listening on {address} for devices, on {control} for the coordinator", highlight=False)
 
+    def publishing(address: str) -> None:
+        if not quiet:
+            console.err.print(MetricsPorts(metrics_host, metrics_port or 0).said(address), highlight=False)
+
     with _observer(traces) as observer, trimmed():
         place = ShardPlace(
             host=host,
@@ -320,7 +331,7 @@ def shard(
             metrics=None if metrics_port is None else (metrics_host, metrics_port),
             observer=observer,
         )
-        asyncio.run(run_shard(place, listening))
+        asyncio.run(run_shard(place, listening, publishing))
 
 
 def _load(paths: Sequence[Path]) -> tuple[Task, ...]:
@@ -497,7 +508,7 @@ def _child_options(host: str, tls: Path | None, insecure: bool, certificate: boo
 
 
 @contextmanager
-def _children(count: int, options: Sequence[str]) -> Iterator[list[str]]:
+def _children(count: int, options: Sequence[str], published: MetricsPorts | None) -> Iterator[list[str]]:
     """Shard processes on this machine while the block runs, each started again when it dies; where they are heard."""
     if count == 0:
         yield []
@@ -506,7 +517,8 @@ def _children(count: int, options: Sequence[str]) -> Iterator[list[str]]:
     targets = [f"unix:{folder / f'{number}.sock'}" for number in range(count)]
 
     def start(number: int) -> subprocess.Popen[bytes]:
-        return processes.start(["shard", targets[number], *options], folder / f"{number}.log")
+        own = published.options(number) if published is not None else []
+        return processes.start(["shard", targets[number], *options, *own], folder / f"{number}.log")
 
     over, children = threading.Event(), [start(number) for number in range(count)]
 

@@ -108,6 +108,7 @@ class Listener:
     released: Report
     dashboard: Callable[[str], None] = lambda address: None
     checking: Progress = unwatched
+    metrics: Callable[[str], None] = lambda address: None
 
 
 async def serve(serving: Serving, listener: Listener) -> Population:
@@ -125,7 +126,7 @@ async def serve(serving: Serving, listener: Listener) -> Population:
         await opened.enter_async_context(_tells_of_stopping(stop))
         opened.push_async_callback(server.stop, 1.0)
         if serving.metrics is not None:
-            opened.enter_context(metrics_port(metrics, *serving.metrics))
+            listener.metrics(opened.enter_context(metrics_port(metrics, *serving.metrics)))
         dashboard = opened.enter_context(_dashboard(serving))
         operator = _operator(serving, metrics, dashboard)
         store = opened.enter_context(await _opened(serving, stop))

@@ -47,8 +47,13 @@ class ShardPlace:
     observer: Observer = field(default_factory=Observer)
 
 
-async def run_shard(place: ShardPlace, listening: Callable[[str], None]) -> None:
-    """Until SIGINT or SIGTERM; raises PortBusy. What it holds goes with it."""
+async def run_shard(
+    place: ShardPlace, listening: Callable[[str], None], publishing: Callable[[str], None] = lambda address: None
+) -> None:
+    """Until SIGINT or SIGTERM; raises PortBusy. What it holds goes with it.
+
+    Says where it listens, and where it publishes metrics if it does.
+    """
     keep_freed_memory()
     stop, shard, metrics = stop_on_signals(), Shard(place.memory), Metrics()
     outer = device_metrics(metrics, place.observer)
@@ -65,8 +70,10 @@ async def run_shard(place: ShardPlace, listening: Callable[[str], None]) -> None
     try:
         await devices.start()
         await control.start()
-        with published:
+        with published as metrics_at:
             listening(address)
+            if metrics_at is not None:
+                publishing(metrics_at)
             await service.watch(stop)
     finally:
         shard.drop_all()

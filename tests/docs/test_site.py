@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
+import yaml
 
 from docs.hooks import nothing_outside
 from tests.docs.pages import TOP
@@ -35,6 +36,15 @@ def test_styles_and_pictures_of_ours_load_nothing_from_elsewhere() -> None:
     assert texts
     assert [found for text in texts for found in nothing_outside.loads(text)] == []
     assert [found for text in texts for found in re.findall(r"xlink:href=\"https?:[^\"]*", text)] == []
+
+
+def test_what_stands_before_a_page_is_read_as_such() -> None:
+    """A colon too many, and it would be on the page."""
+    texts = {path.name: path.read_text(encoding="utf-8") for path in (TOP / "docs").glob("*.md")}
+    heads = {name: re.match(r"---\n(.*?\n)---\n", text, re.DOTALL) for name, text in texts.items()}
+    found = {name: yaml.safe_load(head[1]) for name, head in heads.items() if head}
+    assert found
+    assert {name for name, values in found.items() if not isinstance(values, dict)} == set()
 
 
 def test_every_hook_runs_and_every_extra_file_is_there() -> None:

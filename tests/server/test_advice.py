@@ -1,4 +1,4 @@
-"""What the dashboard says to an operator in trouble: the right thing for each, the worst first; nothing where all is well."""
+"""What the dashboard says to an operator in trouble: the right thing for each, the worst first; where nothing is, nothing."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fedrho.dashboard_command import KeptRuns
 from fedrho.privacy.statement import Neighbours, PrivacyStatement, Unit
 from fedrho.privacy.zcdp import Rho
 from fedrho.server.operations.dashboard import advice as module
-from fedrho.server.operations.dashboard.advice import advice
+from fedrho.server.operations.dashboard.advice import of_all, of_run
 from fedrho.server.operations.dashboard.forecast import Forecast, Pace
 from fedrho.server.operations.dashboard.pages import Pages
 from fedrho.server.operations.dashboard.past import Past
@@ -36,7 +36,8 @@ USUAL = Forecast(9, 1.0, Pace(50.0, 60.0, 70.0, 2))
 def said(view: RunView = VIEW, tallies: Tallies | None = ANSWERED, live: bool = True, problem: str = "") -> list[tuple[str, str]]:
     """Kind and text of each."""
     now = Snapshot(NOW, (view,), (), STATEMENT, 2.0, tallies)
-    return [(one.kind, f"{one.what} {one.do}") for one in advice(view, now, live, Past(problem=problem), USUAL)]
+    found = [*of_all(now, live), *of_run(view, now, live, Past(problem=problem), USUAL)]
+    return [(one.kind, f"{one.what} {one.do}") for one in found]
 
 
 def changed(**changes: Any) -> RunView:
@@ -88,8 +89,9 @@ def test_what_is_the_matter_is_said_with_what_to_do(
 def test_the_worst_comes_first() -> None:
     quiet = replace(ANSWERED, moved_at=NOW - 7200, uploads={"COUNTED": 5, "TOO_LATE": 50})
     found = said(changed(drop_out=0.6, attempt=6, committed_at=NOW - 7200), quiet, problem="step 2: its link does not follow")
-    assert [kind for kind, _ in found] == ["bad", "bad", "bad", "warn", "warn", "warn"]
-    assert "its link does not follow" in found[0][1]
+    assert [kind for kind, _ in found] == ["bad", "warn", "bad", "bad", "warn"], "what concerns all runs, then the run"
+    assert "its link does not follow" in found[2][1]
+    assert not any("latest release" in text for _, text in found), "which follows from the rest"
 
 
 def test_a_paused_run_is_not_blamed_for_what_follows_from_it() -> None:

@@ -1,4 +1,4 @@
-"""What wants an operator, in words: what is the matter with a run, and what to do about it. The worst comes first.
+"""What wants an operator, in words: what is the matter, and what to do about it. The worst comes first.
 
 It is told from what the pages show anyway, so it gives away nothing more; text between backticks is a command or a name.
 """
@@ -40,13 +40,28 @@ class Advice:
     do: str
 
 
-def advice(view: RunView, now: Snapshot, live: bool, past: Past | None = None, ahead: Forecast | None = None) -> list[Advice]:
-    """About one run; `past` and `ahead` as far as they are known."""
+def of_run(view: RunView, now: Snapshot, live: bool, past: Past | None = None, ahead: Forecast | None = None) -> list[Advice]:
+    """About one run alone; `past` and `ahead` as far as they are known."""
     found = [*_of_history(past), *_of_state(view, live)]
-    if view.state is RunState.ACTIVE and live:
-        found += [*_of_devices(now), *_of_round(view), *_of_answers(now.tallies), *_of_time(view, past, ahead, now.at)]
-        if not found:
-            found = [Advice("said", "It goes on, and nothing wants you.", "")]
+    if goes_on(view, live):
+        found += _of_round(view)
+        if not found and not of_all(now, live):
+            found = list(_of_time(view, past, ahead, now.at)) or [Advice("said", "It goes on, and nothing wants you.", "")]
+    return _sorted(found)
+
+
+def of_all(now: Snapshot, live: bool) -> list[Advice]:
+    """About the devices, which are those of all runs."""
+    if now.tallies is None or not any(goes_on(view, live) for view in now.views):
+        return []
+    return _sorted([*_of_devices(now.tallies, now.at), *_of_answers(now.tallies)])
+
+
+def goes_on(view: RunView, live: bool) -> bool:
+    return live and view.state is RunState.ACTIVE
+
+
+def _sorted(found: list[Advice]) -> list[Advice]:
     return sorted(found, key=lambda one: ("bad", "warn", "said").index(one.kind))
 
 
@@ -80,17 +95,17 @@ def _of_state(view: RunView, live: bool) -> Iterator[Advice]:
         )
 
 
-def _of_devices(now: Snapshot) -> Iterator[Advice]:
-    if now.tallies is None or now.at - now.tallies.moved_at < QUIET_SECONDS:
-        return
-    ago, none = duration(now.at - now.tallies.moved_at), not any(now.tallies.check_ins.values())
-    what = f"Fewer than {GROUP} devices have checked in since the server started, {ago} ago."
-    yield Advice(
-        "bad",
-        what if none else f"Fewer than {GROUP} devices have checked in for {ago}.",
-        "Do devices reach the server? Try one by hand: `fedrho join` says what fails, be it address, firewall or certificates. "
-        "A device that was told to come later comes when it was told to, and by night few may.",
-    )
+def _of_devices(tallies: Tallies, at: float) -> Iterator[Advice]:
+    quiet = at - tallies.moved_at
+    if quiet >= QUIET_SECONDS:
+        never = not any(tallies.check_ins.values())
+        when = f"since the server started, {duration(quiet)} ago" if never else f"for {duration(quiet)}"
+        yield Advice(
+            "bad",
+            f"Fewer than {GROUP} devices have checked in {when}.",
+            "Do devices reach the server? Try one by hand: `fedrho join` says what fails, be it address, firewall or "
+            "certificates. A device that was told to come later comes when it was told to, and by night few may.",
+        )
 
 
 def _of_round(view: RunView) -> Iterator[Advice]:
@@ -112,9 +127,7 @@ def _of_round(view: RunView) -> Iterator[Advice]:
         )
 
 
-def _of_answers(tallies: Tallies | None) -> Iterator[Advice]:
-    if tallies is None:
-        return
+def _of_answers(tallies: Tallies) -> Iterator[Advice]:
     refused = {name: count for name, count in tallies.uploads.items() if name != "COUNTED" and count}
     if sum(refused.values()) > MANY_REFUSED * sum(tallies.uploads.values()):
         worst = max(refused, key=lambda name: refused[name])

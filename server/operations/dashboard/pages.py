@@ -15,7 +15,7 @@ from fedrho.privacy.claims import in_words
 from fedrho.privacy.statement import PrivacyStatement, round_up
 from fedrho.server.chain import Entry
 from fedrho.server.operations.dashboard import forecast as forecasts
-from fedrho.server.operations.dashboard.advice import Advice, advice
+from fedrho.server.operations.dashboard.advice import Advice, of_all, of_run
 from fedrho.server.operations.dashboard.forecast import Forecast, Prices, thinned
 from fedrho.server.operations.dashboard.past import Past, Pasts
 from fedrho.server.operations.dashboard.shown import FILTERS, minute, percent
@@ -68,8 +68,16 @@ class Pages:
         parts = [(view.name, view.state.value, view.step, view.steps, view.statement.rho, _most(view)) for view in now.views]
         parts += [(one.name, one.state, one.step, one.steps, one.rho, one.rho_budget) for one in now.elsewhere]
         together = None if now.combined is None or delta is None else claim(now.combined, delta)
-        wanted = {view.name: self._wanted(view, now) for view in now.views}
-        return self._page("overview.html", now=now, form=form, parts=parts, together=together, share=_share(now), wanted=wanted)
+        return self._page(
+            "overview.html",
+            now=now,
+            form=form,
+            parts=parts,
+            together=together,
+            share=_share(now),
+            for_all=of_all(now, self._live),
+            advice={view.name: self._advice(view, now) for view in now.views},
+        )
 
     def run(self, now: Snapshot, name: str, form: str) -> str:
         view = _named(now, name)
@@ -83,7 +91,7 @@ class Pages:
             past=past,
             ahead=ahead,
             budget_share=percent(view.statement.rho, view.rho_budget),
-            advice=advice(view, now, self._live, past, ahead),
+            advice=[*of_all(now, self._live), *of_run(view, now, self._live, past, ahead)],
             charts=self._drawn(view, past),
             claim=claim(view.statement, view.delta),
             words=in_words(view.statement, view.delta) if view.step else [],
@@ -114,10 +122,10 @@ class Pages:
     def _page(self, template: str, **values: Any) -> str:
         return self._templates.get_template(template).render(live=self._live, **values)
 
-    def _wanted(self, view: RunView, now: Snapshot) -> list[Advice]:
+    def _advice(self, view: RunView, now: Snapshot) -> list[Advice]:
         """As far as it is known without reading a history, which may take long where there are many."""
         past = self._pasts.known(view.run)
-        return advice(view, now, self._live, past, None if past is None else self._forecast(view, past))
+        return of_run(view, now, self._live, past, None if past is None else self._forecast(view, past))
 
     def _forecast(self, view: RunView, past: Past) -> Forecast | None:
         """None where nothing is to come, or nothing is known."""
