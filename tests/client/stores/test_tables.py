@@ -189,6 +189,16 @@ def test_small_parquet_that_unpacks_to_a_large_table_is_refused_before_it_is_unp
     assert pyarrow.total_allocated_bytes() - before < 2**20
 
 
+def test_parquet_whose_schema_contradicts_its_columns_is_refused_and_does_not_end_the_process(tmp_path: Path) -> None:
+    """One changed byte: a column with a place for nulls is said to have none."""
+    store: Any = STORES["parquet"](tmp_path)
+    whole = store.path.read_bytes()
+    nulls, none = (b"\x25" + kind + b"\x18\x07pixel 1" for kind in (b"\x02", b"\x00"))
+    assert whole.count(nulls) == 1
+    store.path.write_bytes(whole.replace(nulls, none))
+    assert tried(lambda: contents(store)).startswith(f"{store.path}: ")
+
+
 def test_without_pyarrow_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     parquet.write_table(pyarrow.table(good_table()), tmp_path / "mine.parquet")
     real = builtins.__import__
