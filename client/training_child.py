@@ -60,6 +60,9 @@ def main() -> None:
     settings = json.loads(_read(requests)[1])
     held = confine_early(settings["parent"])
     sys.path[:] = settings["sys_path"]
+    from fedrho.models import lean
+
+    lean.load()
     from fedrho.client.trainer import LocalTrainer
 
     held += confine(settings["memory_bytes"])

@@ -23,6 +23,7 @@ import threading
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 
+from fedrho.models import lean
 from fedrho.simulations.engines.base import Tested, Told
 from fedrho.simulations.engines.dispatch import HandOver
 from fedrho.simulations.engines.member import Failed, Member, one_line
@@ -72,6 +73,7 @@ def _end_with_parent() -> None:
 
 def _serve(channel: Connection, weights: int, total: int) -> None:
     start = channel.recv_bytes()
+    lean.load()
     try:
         member = Member(pickle.loads(start))
     except Exception as error:

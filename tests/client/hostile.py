@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import importlib
 import mmap
 import os
 import socket
@@ -149,6 +150,14 @@ def looks_at_environment(unwanted: str) -> None:
     with open("/proc/self/environ", "rb") as file:
         if unwanted in os.environ or unwanted.encode() in file.read():
             os._exit(4)
+
+
+def needs_what_keras_left_out() -> None:
+    """Ends with code 4 when it is there already."""
+    if "sklearn" in sys.modules or "matplotlib" in sys.modules:
+        os._exit(4)
+    importlib.import_module("sklearn.preprocessing")
+    importlib.import_module("matplotlib.pyplot")
 
 
 def prints() -> None:

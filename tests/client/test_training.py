@@ -236,6 +236,10 @@ def test_environment_of_the_child_holds_no_secrets(runner: asyncio.Runner, warm:
     assert not trained(runner, warm, Does(hostile.looks_at_environment, ("AWS_SECRET",))).vector.any()
 
 
+def test_child_holds_no_library_that_only_its_examples_may_need(runner: asyncio.Runner, warm: TrainingProcess) -> None:
+    assert not trained(runner, warm, Does(hostile.needs_what_keras_left_out)).vector.any()
+
+
 def test_only_what_training_needs_of_the_environment_is_handed_on(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
     monkeypatch.setenv("TF_NUM_INTRAOP_THREADS", "1")
