@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import pickle
 import subprocess
 import sys
@@ -33,6 +32,7 @@ from fedrho.server.tasks import Task, TaskFile, build_task
 from tests.client.fleet import MODELS, LocalWire, contributions, no_pause, open_small_run, opened, small_task, specs, visit
 from tests.client.serving import serving
 from tests.client.test_labels import noisy
+from tests.commanding import runner
 from tests.models.reference import made_up
 from tests.server.one_run import SIGNER, new_id
 
@@ -245,19 +245,22 @@ epsilon = 2.0
 
 
 @pytest.mark.slow
-def test_commands_from_task_file_to_statement(tmp_path: Path) -> None:
+def test_commands_from_task_file_to_statement(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Server and devices in processes of their own; what is asked of them afterwards in this one."""
     task, store, histories = tmp_path / "task.toml", tmp_path / "store", tmp_path / "devices"
     task.write_text(DIGITS)
-    environment = {**os.environ, "COLUMNS": "250"}
+    monkeypatch.setenv("COLUMNS", "250")
+    run = runner(monkeypatch, capfd)
 
-    def fedrho(*arguments: object, check: bool = True) -> str:
-        command = [sys.executable, "-m", "fedrho", *map(str, arguments)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=500, env=environment)
-        assert done.returncode == 0 or not check, done.stderr
-        return done.stdout
+    def fedrho(*arguments: object) -> str:
+        code, out, err = run(*arguments)
+        assert code == 0, err
+        return out
 
     command = [sys.executable, "-m", "fedrho", "serve", str(task), "--store", str(store), "--port", "0"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment) as server:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as server:
         try:
             from fedrho.server.app import read_address
 
@@ -266,15 +269,16 @@ def test_commands_from_task_file_to_statement(tmp_path: Path) -> None:
                 assert time.monotonic() < deadline
                 assert server.poll() is None, server.communicate()
                 time.sleep(0.2)
-            fedrho("join", known[0], "--data", "digits", "--of", 4, "--history", histories, "--wait", 300)
+            join = ["join", known[0], "--data", "digits", "--of", "4", "--history", str(histories), "--wait", "300"]
+            subprocess.run([sys.executable, "-m", "fedrho", *join], capture_output=True, check=True, timeout=500)
             out, _ = server.communicate(timeout=300)
         finally:
             server.kill()
     assert "about labels, of digits; never added to the other" in out
     assert "one label" in out
-    (run,) = json.loads(fedrho("status", store, "--json"))["runs"]
-    assert (run["unit"], run["labels"]["unit"], run["labels"]["epsilon"]) == ("device", "label", 2.0)
-    assert "m labels has m times the epsilon" in " ".join(run["labels"]["assumptions"])
+    (shown,) = json.loads(fedrho("status", store, "--json"))["runs"]
+    assert (shown["unit"], shown["labels"]["unit"], shown["labels"]["epsilon"]) == ("device", "label", 2.0)
+    assert "m labels has m times the epsilon" in " ".join(shown["labels"]["assumptions"])
     assert "beside it, and never added to it: epsilon 2 (pure), unit: one label" in fedrho("status", store)
     fedrho("export", store, "--out", tmp_path / "out.npz")
     with np.load(tmp_path / "out.npz") as exported:

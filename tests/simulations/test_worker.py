@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -11,6 +12,7 @@ import keras
 import numpy as np
 import pytest
 
+from fedrho.models.backend import THREADS
 from fedrho.models.flat import FlatModel
 from fedrho.models.saved import add_saved
 from fedrho.models.zoo import lookup
@@ -154,6 +156,6 @@ except EngineError as error:
 
 @pytest.mark.slow
 def test_a_process_where_tensorflow_has_begun_with_many_threads_is_refused() -> None:
-    environment = {"PATH": "", "TF_CPP_MIN_LOG_LEVEL": "3"}
+    environment = {name: value for name, value in os.environ.items() if name not in THREADS}
     found = subprocess.run([sys.executable, "-c", SEVERAL_THREADS], capture_output=True, text=True, check=True, env=environment)
     assert "more than one thread; start the simulation in a process of its own" in found.stdout
