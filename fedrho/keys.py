@@ -110,6 +110,11 @@ def signing_key(place: Path) -> SigningKey:
     return key
 
 
+def has_signing_key(folder: Path) -> bool:
+    """Whether a set, the server's part of one, or a flat one has it."""
+    return _place(folder, SERVER, "population.key").exists()
+
+
 def population_key(text: str) -> bytes:
     """The public key of a population: 64 hex digits, a file with them, or a folder with that file; raises BadInput."""
     return _public_key(text, DEVICE, "population.pub")

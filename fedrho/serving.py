@@ -234,14 +234,14 @@ class Display:
         self._progress = progress
         self._place = place
         self._published = published
-        self._with_tls = f" --tls {tls}" if tls else ""
+        self._with_tls = f" --tls {_devices_folder(tls)}" if tls else ""
 
     def listening(self, address: str, population: Population) -> None:
         self._population = population
         if isinstance(self._place, Path):
             recent.remember(self._place)
         self._progress.note(f"listening on {address}, process {os.getpid()}, state in {_shown(self._place)}")
-        self._progress.note(f"connect devices with: fedrho join {address} --data {_data(population)}{self._with_tls}")
+        self._progress.note(f"connect devices with: fedrho join {_seen_from_devices(address)} --data {_data(population)}{self._with_tls}")
         self._show()
 
     def checking(self, unit: str, done: int, total: int | None, doing: str) -> None:
@@ -441,6 +441,17 @@ def _server_tls(folder: Path | None, require_device_certificate: bool, insecure:
     return server_tls(folder, require_device_certificate)
 
 
+def _devices_folder(tls: Path) -> Path:
+    """What devices are given of the server's set; of one that lies elsewhere, under the name that it is made with."""
+    return next((place for place in (tls / "device", tls.parent / "device") if place.is_dir()), Path("device"))
+
+
+def _seen_from_devices(address: str) -> str:
+    """Under a name of the host, where the server listens at all of its addresses."""
+    host, _, port = address.rpartition(":")
+    return f"HOST:{port}" if host in ("0.0.0.0", "[::]") else address
+
+
 def _issuer(tls: Path | None, wanted: bool) -> bytes | None:
     if not wanted:
         return None
@@ -453,12 +464,12 @@ def _issuer(tls: Path | None, wanted: bool) -> bytes | None:
 
 def _signer(named: Path | None, tls: Path | None, place: Path | str) -> Callable[[], Signer]:
     """The key that signs specs: the one named, the one of the set, or one that the store keeps for itself."""
-    from fedrho.keys import signing_key
+    from fedrho.keys import has_signing_key, signing_key
 
     if named is not None:
         key = signing_key(named)
         return lambda: key
-    if tls is not None and (tls / "server" / "population.key").exists():
+    if tls is not None and has_signing_key(tls):
         key = signing_key(tls)
         return lambda: key
     if isinstance(place, str):
