@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import typer
+from numpy.lib.npyio import NpzFile
 from rich.table import Table
 
 from fedrho import console
@@ -148,12 +149,11 @@ def membership(
     from fedrho.privacy.auditing.membership import membership_report, own_attacks
     from fedrho.privacy.auditing.membership_tfp import tensorflow_privacy_attacks
 
+    claimed = None if rho is None else Rho(check_positive("--rho", rho))
     try:
-        with np.load(predictions, allow_pickle=False) as arrays:
-            claimed = None if rho is None else Rho(check_positive("--rho", rho))
-            with Work("attacking", "" if rho is None else f"claimed rho {rho:g}") as work:
-                attacks = tensorflow_privacy_attacks if tensorflow_privacy else partial(own_attacks, progress=work.progress)
-                report = membership_report(arrays, claimed, by_class=by_class, attacks=attacks)
+        with _arrays(predictions) as arrays, Work("attacking", "" if rho is None else f"claimed rho {rho:g}") as work:
+            attacks = tensorflow_privacy_attacks if tensorflow_privacy else partial(own_attacks, progress=work.progress)
+            report = membership_report(arrays, claimed, by_class=by_class, attacks=attacks)
     except FileNotFoundError as error:
         raise BadInput(f"{predictions}: no such file") from error
     except (OSError, EOFError, zipfile.BadZipFile, ValueError) as error:
@@ -164,6 +164,14 @@ def membership(
         _print_membership(report)
     if report.contradicts_claim:
         raise AuditFailed("an attack on the predictions reaches more than the claim allows")
+
+
+def _arrays(path: Path) -> NpzFile:
+    """Raises ValueError for a file of one array, which has no names."""
+    loaded = np.load(path, allow_pickle=False)
+    if not isinstance(loaded, NpzFile):
+        raise ValueError("holds one array and no names")
+    return loaded
 
 
 def _print_membership(report: MembershipReport) -> None:

@@ -31,9 +31,9 @@ async def population_of(server: Server, seconds: float) -> PopulationSpec:
 
     ends = time.monotonic() + seconds
     reading = asyncio.create_task(read_population(server, seconds))
-    answered, _ = await asyncio.wait({reading}, timeout=min(GRACE_SECONDS, seconds))
-    if answered:
-        return reading.result()
+    answered, _ = await asyncio.wait({reading}, timeout=GRACE_SECONDS)
+    if answered or seconds <= GRACE_SECONDS:
+        return await reading
     with _told(_Left(server.address, ends)):
         return await reading
 

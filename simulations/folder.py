@@ -180,7 +180,11 @@ class StudyFolder:
             file.write(json.dumps(facts) + "\n")
 
     def read_json(self, name: str) -> dict[str, Any]:
-        content: dict[str, Any] = json.loads((self.path / name).read_bytes())
+        try:
+            content: dict[str, Any] = json.loads((self.path / name).read_bytes())
+        except (OSError, ValueError) as error:
+            why = why_unreadable(error)
+            raise FolderError(f"{self.path / name}: cannot be read ({why}); remove it to have it written anew") from error
         return content
 
     @property

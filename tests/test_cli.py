@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -107,6 +108,18 @@ def test_join_without_a_server_says_so_in_time(fedrho: Run, tmp_path: Path) -> N
         address = f"127.0.0.1:{unused.getsockname()[1]}"
         refused(fedrho("join", address, "--data", "digits", "--wait", 0.5), f"no server answered at {address}", "fedrho serve")
     assert list((tmp_path / "work").iterdir()) == []
+
+
+def test_join_says_that_it_waits_for_a_server_and_how_long_unless_it_is_to_be_quiet(fedrho: Run) -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{unused.getsockname()[1]}"
+        code, out, err = fedrho("join", address, "--data", "digits", "--wait", 2)
+        refused(fedrho("join", address, "--data", "digits", "--wait", 2, "--quiet"), "no server answered")
+    waits, failed = err.splitlines()
+    assert (code, out) == (2, "")
+    assert re.fullmatch(rf"no server at {address} yet; trying for another \d+ s", waits)
+    assert failed.startswith(f"fedrho: no server answered at {address} within 2 s")
 
 
 @pytest.mark.parametrize("address", ["localhost", "localhost:", "host:port", "http://x:70", "a b:70", "127.0.0.1:99999", ""])

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -306,6 +307,29 @@ def test_a_folder_where_a_file_belongs_is_said_so(line: str, fedrho: Run, tmp_pa
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert "folder" in err.replace("folder.toml", "") or "Is a directory" in err
     assert "Errno" not in err
+
+
+def test_what_a_file_lacks_is_said_in_one_line(fedrho: Run, tmp_path: Path) -> None:
+    np.save("one.npy", np.ones(3))
+    Path("one.npy").rename("one.npz")
+    refused(fedrho("account", "membership", "one.npz"), "one.npz", "docs/auditing.md")
+    Path("empty.csv").touch()
+    refused(fedrho("labels", "audit", "--matrix", "empty.csv"), "empty.csv: is empty")
+    Path("labelled").mkdir()
+    Path("classes").write_bytes(b"\xff")
+    refused(
+        fedrho(*["labels", "train", "--dataset", "digits", "--epsilon", "1", "--classes", "classes"]),
+        "--classes classes",
+        "UTF-8",
+    )
+    (tmp_path / "begun").mkdir()
+    Path("begun/experiment.toml").write_text("seeds = 1\n")
+    refused(fedrho(*["labels", "export", "begun", "--out", "x.keras"]), "no training is finished", "--out begun")
+
+
+def test_what_is_quiet_says_nothing(fedrho: Run) -> None:
+    assert fedrho("data", "fetch", "digits", "--quiet") == (0, "", "")
+    assert fedrho("data", "fetch", "digits")[1] != ""
 
 
 def test_what_would_be_ignored_is_refused(fedrho: Run) -> None:

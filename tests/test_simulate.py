@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -193,6 +194,12 @@ def test_a_finished_study_is_only_shown(toy: Path, fedrho: Run) -> None:
     assert values["steps"] == 8
     assert values["steps_per_second"] is None
     assert digests(toy) == before
+
+
+def test_a_summary_that_was_cut_is_named(toy: Path, fedrho: Run, tmp_path: Path) -> None:
+    shutil.copytree(toy, tmp_path / "cut")
+    (tmp_path / "cut" / "summary.json").write_text("{")
+    refused(fedrho("--resume", tmp_path / "cut"), "cut/summary.json: cannot be read", "remove it")
 
 
 def test_examples_are_listed_and_written_once(fedrho: Run) -> None:

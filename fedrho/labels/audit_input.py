@@ -161,6 +161,8 @@ def _json(path: Path) -> object:
 
 def _csv(path: Path) -> list[list[float]]:
     rows = [line.split(",") for line in _text(path).splitlines() if line.strip() and not line.startswith("#")]
+    if not rows:
+        raise BadInput(f"{path}: is empty; a matrix has one row for each true label, numbers with commas between them")
     try:
         values = [[float(cell) for cell in row] for row in rows]
     except ValueError as error:

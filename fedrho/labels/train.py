@@ -148,7 +148,12 @@ def _classes(text: str | None) -> list[str]:
         return []
     path = Path(text)
     if "," not in text and path.is_file():
-        return [line for line in path.read_text(encoding="utf-8-sig").splitlines() if line]
+        try:
+            return [line for line in path.read_text(encoding="utf-8-sig").splitlines() if line]
+        except (OSError, UnicodeDecodeError) as error:
+            from fedrho.server.tasks import why_unreadable
+
+            raise BadInput(f"--classes {path}: cannot be read as text ({why_unreadable(error)})") from error
     return [name.strip() for name in text.split(",")]
 
 
@@ -287,16 +292,23 @@ def export(
     from fedrho.labels.training import model_spec
     from fedrho.models.whole import WholeModel
     from fedrho.operator_client import Exported
+    from fedrho.server.tasks import why_unreadable
 
     check_out(out, force)
     values = stored(folder)
-    names = sorted(path.name for path in (folder / "cells").iterdir())
+    names = sorted(path.parent.name for path in (folder / "cells").glob(f"*/{RESULT}"))
+    if not names:
+        raise BadInput(f"{folder}: no training is finished; go on with `fedrho labels train --out {folder}`")
     chosen = run or (names[0] if len(names) == 1 else None)
     if chosen not in names:
         raise BadInput(f"--run: choose one of {', '.join(names)}")
     statement = read_json(folder / "cells" / chosen / RESULT)["statement"]
-    weights = DiskMemory(folder / "cells" / chosen).recall_weights(MODEL)
-    assert weights is not None
+    try:
+        weights = DiskMemory(folder / "cells" / chosen).recall_weights(MODEL)
+    except (OSError, ValueError, EOFError) as error:
+        raise BadInput(f"{folder / 'cells' / chosen}: its weights cannot be read ({why_unreadable(error)})") from error
+    if weights is None:
+        raise BadInput(f"{folder / 'cells' / chosen}: has no weights; remove its {RESULT}, and train again with --out {folder}")
     spec = model_spec(values["model"])
     told = {"model": spec.name, **statement}
     with console.working("writing the model"):
