@@ -227,7 +227,7 @@ def test_accounting_of_samples_says_nothing_on_the_side(account: Run) -> None:
 
 
 def test_a_distribution_that_does_not_fit_is_one_line(account: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    def large(*_: object) -> float:
+    def large(*_: object, **__: object) -> float:
         raise MemoryError
 
     monkeypatch.setattr("fedrho.privacy.sampling.SampledGaussian.epsilon", large)

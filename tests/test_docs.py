@@ -20,6 +20,7 @@ from pydantic_core import PydanticUndefined
 
 from docs.hooks import proto_page
 from fedrho import account, account_ledger, cli, data, device, fleet, models_command, operate
+from fedrho.account_options import BUDGET, MECHANISM, RUN
 from fedrho.demo import DemoResult
 from fedrho.labels import answering, matrix
 from fedrho.privacy.auditing.audit import AuditReport
@@ -78,10 +79,15 @@ def shown_name(parameter: Any) -> str:
     return name
 
 
+SHARED = (RUN, MECHANISM, BUDGET)
+
+
 def options(command: str, shared: bool) -> list[str]:
-    """The parameters of a command; `shared` ones stand in a panel of their own and are documented once for all commands."""
+    """The parameters of a command; `shared` ones stand in panels of the accountant's and are documented once for all commands."""
     parameters = [parameter for parameter in COMMANDS[command].params if "--help" not in parameter.opts]
-    return [shown_name(parameter) for parameter in parameters if bool(getattr(parameter, "rich_help_panel", None)) == shared]
+    return [
+        shown_name(parameter) for parameter in parameters if (getattr(parameter, "rich_help_panel", None) in SHARED) == shared
+    ]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
