@@ -241,7 +241,9 @@ class Display:
         if isinstance(self._place, Path):
             recent.remember(self._place)
         self._progress.note(f"listening on {address}, process {os.getpid()}, state in {_shown(self._place)}")
-        self._progress.note(f"connect devices with: fedrho join {_seen_from_devices(address)} --data {_data(population)}{self._with_tls}")
+        self._progress.note(
+            f"connect devices with: fedrho join {_seen_from_devices(address)} --data {_data(population)}{self._with_tls}"
+        )
         self._show()
 
     def checking(self, unit: str, done: int, total: int | None, doing: str) -> None:

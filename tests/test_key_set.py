@@ -173,7 +173,9 @@ def test_the_population_key_that_devices_hold_verifies_what_the_server_signs(mad
         assert keys.population_key(str(text)) == key.public
     verify_spec(keys.population_key(str(made)), b"spec", key.sign_spec(b"spec"))
     assert keys.signing_key(made / "server").public == keys.signing_key(made / "server/population.key").public == key.public
-    assert keys.has_signing_key(made) and keys.has_signing_key(made / "server") and not keys.has_signing_key(made / "device")
+    assert keys.has_signing_key(made)
+    assert keys.has_signing_key(made / "server")
+    assert not keys.has_signing_key(made / "device")
     assert (
         keys.issuer_key(str(made))
         == keys.issuer_key(str(made / "offline"))

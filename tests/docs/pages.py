@@ -1,16 +1,25 @@
 """The pages of the documentation as the tests read them: fenced blocks in their order, each with the marks in front of it.
 
-A mark is an HTML comment on a line of its own, right above a block:
+A block of shell or of Python is run, in the order of the page, in a folder with `examples/`, `deploy/` and `benchmarks/` as in a
+checkout, and with what tests/docs/preludes.py says that the page takes for granted. A mark is an HTML comment on a line of its
+own, right above a block:
 
+    run with: OPTIONS    commands that know all of these options get them, instead of the same ones as printed
+    background: A; B     the first commands, one for each of A and B, go on in the background: the next one waits until they
+                         print that
+    until: A             each command goes on until it prints A, and is then stopped with Ctrl-C
+    after Ctrl-C         what runs in the background is stopped with Ctrl-C first; at the end of the page it always is
+    meanwhile: WHAT      this happens first, beside what the reader does; tests/docs/preludes.py makes it happen
+    needs: NAME          it is run where there is such a program, Python module, or folder `data/NAME` of copies of data sets
+    run on: PAGE         each of its commands is run on that page
+    run by: FILE         that test runs it, or `dev`, as `./dev check` does
+    data for: MODEL      of `fedrho join`, all but the joining is done: the examples are read for this model, no server is asked
     not run: REASON      the block is read, and checked as far as that goes, but not run
-    run                  it is run, on a page whose own mark says that its blocks are not
-    run: data for MODEL  of `fedrho join`, all but the joining is done: the examples are read for this model, no server is asked
     continues            the block of Python goes on with the names of the one before it
     output               the block of `text` is what the last command before it prints
     output, in part      it is a piece of that
 
-`not run on this page: REASON`, once and anywhere, is a mark for every block of shell on that page that has none of its own. A
-block without any mark is run, in the order of the page, in a folder that is empty at first.
+Several stand below one another. In every command hosts of example.org and 10.0.0.x are this machine, and ports are free ones.
 """
 
 from __future__ import annotations
@@ -23,10 +32,10 @@ from typing import Final
 TOP: Final = Path(__file__).parents[2]
 PAGES: Final = {path.name: path.read_text(encoding="utf-8") for path in (TOP / "README.md", *sorted((TOP / "docs").glob("*.md")))}
 SHELL: Final = ("sh", "bash", "console", "shell")
-NOT_HERE: Final = re.compile(r"^<!-- not run on this page: (.+?) -->$", re.MULTILINE)
-MARK: Final = re.compile(r"not run: .+|run|run: data for [\w-]+|continues|output(?:, in part)?")
+WITH_VALUE: Final = ("run with", "background", "until", "meanwhile", "needs", "run on", "run by", "data for", "not run")
+MARK: Final = re.compile(rf"(?:{'|'.join(WITH_VALUE)}): .+|after Ctrl-C|continues|output(?:, in part)?")
 FENCE: Final = re.compile(
-    r"(?P<marks>(?:^<!-- [^>]*? -->\n\n?)*)^(?P<indent> *)```(?P<language>[^\n`]*)\n(?P<text>.*?)^(?P=indent)```$",
+    r"(?P<marks>(?:^<!-- [^\n]*? -->\n\n?)*)^(?P<indent> *)```(?P<language>[^\n`]*)\n(?P<text>.*?)^(?P=indent)```$",
     re.MULTILINE | re.DOTALL,
 )
 
@@ -44,14 +53,23 @@ class Block:
     def __str__(self) -> str:
         return f"{self.page}:{self.line}"
 
+    def said(self, name: str) -> str | None:
+        """What stands behind the colon of such a mark."""
+        return next((mark.removeprefix(f"{name}: ") for mark in self.marks if mark.startswith(f"{name}: ")), None)
+
     @property
     def skipped(self) -> str | None:
-        """Why it is not run; None where it is."""
-        for mark in self.marks:
-            if mark.startswith("not run: "):
-                return mark.removeprefix("not run: ")
-        here = NOT_HERE.search(PAGES[self.page])
-        return here[1] if here and self.language in SHELL and not any(mark.startswith("run") for mark in self.marks) else None
+        """Why it is not run at all; None where it is."""
+        return self.said("not run")
+
+    @property
+    def elsewhere(self) -> bool:
+        """Whether it is run, and not on its own page."""
+        return bool(self.said("run on") or self.said("run by"))
+
+    @property
+    def here(self) -> bool:
+        return self.skipped is None and not self.elsewhere
 
 
 def blocks_of(page: str, *languages: str) -> list[Block]:
@@ -60,7 +78,7 @@ def blocks_of(page: str, *languages: str) -> list[Block]:
     found = []
     for match in FENCE.finditer(text):
         line = text.count("\n", 0, match.start("indent")) + 1
-        marks = tuple(re.findall(r"<!-- (.*?) -->", match["marks"]))
+        marks = tuple(re.findall(r"^<!-- (.*?) -->$", match["marks"], re.MULTILINE))
         found.append(Block(page, line, match["language"].strip(), match["text"], tuple(filter(MARK.fullmatch, marks))))
     return [block for block in found if not languages or block.language in languages]
 

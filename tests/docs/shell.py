@@ -17,6 +17,7 @@ from tests.docs.pages import TOP, Block
 
 PROGRAM: Final = typer.main.get_command(cli.app)
 OUTSIDE: Final = {
+    "cp": "copies files",
     "docker": "runs the image of deploy/Dockerfile, which tests/test_deploy.py reads",
     "kubectl": "needs a cluster; the manifests are checked by tests/test_deploy.py",
     "grpcurl": "a client of gRPC that people have; what it asks for is checked against the proto files",
@@ -49,6 +50,39 @@ def lines(block: Block) -> Iterator[str]:
 def words(line: str) -> list[str]:
     """What a shell would hand over, without comments."""
     return shlex.split(line, comments=True)
+
+
+def with_options(line: str, options: str) -> str:
+    """With these instead of the same ones as printed, or of those with the same KEY of KEY=VALUE, and without the line's comment.
+
+    As it is, where its command does not know all of them.
+    """
+    line = re.sub(r"\s+#.*$", "", line)
+    given = re.findall(r"(-\S+)(?: (?!-)(\S+))?", options)
+    known = known_options(words(line))
+    if known is not None and not {name for name, _ in given} <= known:
+        return line
+    for name, value in given:
+        key, set_to, _ = value.partition("=")
+        line = re.sub(rf"\s+{name} {re.escape(key)}=\S*" if set_to else rf"\s+{name}(?: (?!-)\S+)?(?=\s|$)", "", line)
+    return f"{line.rstrip()} {options}"
+
+
+def known_options(command: list[str]) -> set[str] | None:
+    """Of a script, or of the last command of fedrho that the words lead to; None of a program that is not ours."""
+    if command[0] == "pip":
+        return set()
+    if command[0] == "python":
+        return script_options((TOP / command[1]).read_text(encoding="utf-8"))
+    if command[0] not in ("fedrho", "./dev"):
+        return None
+    program: Any = PROGRAM
+    rest = command[1:]
+    while rest and hasattr(program, "commands") and rest[0] in program.commands:
+        program = program.commands[rest.pop(0)]
+    if command[1] == "simulate" and hasattr(program, "commands"):  # `simulate STUDY.toml` is `simulate run STUDY.toml`
+        program = program.commands["run"]
+    return {option for parameter in program.params for option in (*parameter.opts, *parameter.secondary_opts)}
 
 
 def commands(line: str) -> Iterator[list[str]]:

@@ -53,7 +53,7 @@ def section_of(command: str, page: str) -> str:
 def wrong(command: str, page: str) -> list[str]:
     """What the page says otherwise than the program."""
     told = {**rows(page.partition("<!-- shared-options -->")[2].partition("<!-- /shared-options -->")[0])}
-    told |= rows(re.split("<!-- (?!run -->)", section_of(command, page))[0])
+    told |= rows(re.split(r"<!-- [a-z]+(?:-[a-z]+)+ -->", section_of(command, page))[0])
     return [
         f"fedrho {command} {shown_name(parameter)}: {complaint}"
         for parameter in COMMANDS[command].params

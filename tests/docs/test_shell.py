@@ -9,7 +9,7 @@ import re
 import pytest
 
 from tests.docs import shell
-from tests.docs.pages import NOT_HERE, PAGES, SHELL, TOP, all_blocks, blocks_of
+from tests.docs.pages import PAGES, SHELL, TOP, all_blocks, blocks_of
 
 PAGES_WITH_SHELL = [page for page in PAGES if blocks_of(page, *SHELL)]
 PLACEHOLDER = re.compile(r"…|\.\.\.")
@@ -49,6 +49,24 @@ def test_every_line_of_shell_is_one_that_its_program_takes(page: str) -> None:
 def test_a_line_that_its_program_refuses_is_found(line: str) -> None:
     with pytest.raises(shell.Unknown):
         shell.check_line(line)
+
+
+@pytest.mark.parametrize(
+    ("line", "options", "expected"),
+    [
+        ("fedrho demo --steps 30 --json", "--steps 2", "fedrho demo --json --steps 2"),
+        ("fedrho simulate a.toml  # slow", "--set a=1", "fedrho simulate a.toml --set a=1"),
+        ("fedrho simulate a.toml --set a=2 --set b=3", "--set a=1", "fedrho simulate a.toml --set b=3 --set a=1"),
+        ("fedrho labels train --epsilon 1 --epsilon 2 --out d", "--epsilon 1", "fedrho labels train --out d --epsilon 1"),
+        ("fedrho serve a.toml", "--devices 4", "fedrho serve a.toml"),
+        ("fedrho fleet HOST:1 --devices 2000", "--devices 4 --spread 1", "fedrho fleet HOST:1 --devices 4 --spread 1"),
+        ("python benchmarks/scaling.py a", "--set a=1", "python benchmarks/scaling.py a"),
+        ("kubectl create namespace a", "--dry-run=client", "kubectl create namespace a --dry-run=client"),
+        ("pip install x", "--steps 2", "pip install x"),
+    ],
+)
+def test_a_test_may_give_other_values_to_a_command_that_knows_them(line: str, options: str, expected: str) -> None:
+    assert shell.with_options(line, options) == expected
 
 
 def test_every_command_in_running_text_is_one_that_there_is() -> None:
@@ -96,7 +114,6 @@ def test_every_block_says_its_language() -> None:
 
 def test_a_reason_not_to_run_is_a_reason() -> None:
     assert [str(block) for block in all_blocks() if block.skipped is not None and len(block.skipped.split()) < 3] == []
-    assert [page for page in PAGES if len(NOT_HERE.findall(PAGES[page])) > 1] == []
 
 
 def test_the_scripts_and_tests_that_pages_name_are_there() -> None:
