@@ -25,7 +25,7 @@ from fedrho.server.operations.traces import BadUrl, Traces, place_of, sent_to
 from fedrho.server.release import Leg, StoreConflict
 from fedrho.server.rounds import Phase
 from tests.server.operating import channel, site, small_task
-from tests.server.test_metrics import known_of_devices, traffic
+from tests.server.test_metrics import STRANGERS, known_of_devices, traffic
 
 CHOSEN = "0af7651916cd43dd8448eb211c80319c"
 """The trace that a device says it takes part in."""
@@ -91,8 +91,8 @@ def test_every_call_is_a_span_of_its_own_by_method_and_code(traced: tuple[Spans,
         assert (span.end_time or 0) >= (span.start_time or 0) > 0
     assert len({span.context.trace_id for span in calls}) == len(calls)
     ended = Tally((span.name, (span.attributes or {})["rpc.response.status_code"]) for span in calls)
-    assert ended["CheckIn", "INVALID_ARGUMENT"] == 2
-    assert ended["other", "UNIMPLEMENTED"] == 2
+    assert ended["CheckIn", "INVALID_ARGUMENT"] == STRANGERS + 1
+    assert ended["other", "UNIMPLEMENTED"] == 2 * STRANGERS
     assert ended["UploadUpdate", "OK"] >= 6
 
 
