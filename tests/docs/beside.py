@@ -40,8 +40,8 @@ class Beside:
             printed = " ".join(self._log.read_text(encoding="utf-8", errors="replace").split())
             if re.search(line, printed):
                 return
-            assert not ended, f"it ended before {line!r}: {self}"
-            assert time.monotonic() < deadline, f"waited for {line!r} of {self}"
+            if ended or time.monotonic() > deadline:
+                raise AssertionError(f"waited for {line!r} of {self}")
             time.sleep(0.05)
 
     def stop(self) -> None:

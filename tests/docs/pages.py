@@ -1,12 +1,11 @@
 """The pages of the documentation as the tests read them: fenced blocks in their order, each with the marks in front of it.
 
-A block of shell or of Python is run, in the order of the page, in a folder with `examples/`, `deploy/` and `benchmarks/` as in a
-checkout, and with what tests/docs/preludes.py says that the page takes for granted. A mark is an HTML comment on a line of its
-own, right above a block:
+A block of shell or of Python is run, in the order of the page, in a folder with `examples/`, `deploy/` and `benchmarks/` of this
+checkout and with what the page takes for granted (tests/docs/preludes.py). A mark is an HTML comment on a line of its own, right
+above a block:
 
     run with: OPTIONS    commands that know all of these options get them, instead of the same ones as printed
-    background: A; B     the first commands, one for each of A and B, go on in the background: the next one waits until they
-                         print that
+    background: A; B     the first commands, one for each of A and B, go on in the background, once they have printed that
     until: A             each command goes on until it prints A, and is then stopped with Ctrl-C
     after Ctrl-C         what runs in the background is stopped with Ctrl-C first; at the end of the page it always is
     meanwhile: WHAT      this happens first, beside what the reader does; tests/docs/preludes.py makes it happen

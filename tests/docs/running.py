@@ -44,6 +44,7 @@ class Runner:
     def __init__(self, page: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.page = page
         self.folder = folder
+        self.data = folder / "data"
         self.patch = monkeypatch
         self.stack = ExitStack()
         self.places: dict[str, str] = {}
@@ -60,11 +61,11 @@ class Runner:
         for name in [name for name in os.environ if name.startswith(("FEDRHO_", "XDG_", "MLFLOW_", "OTEL_"))]:
             self.patch.delenv(name)
         self.patch.setenv("HOME", str(self.folder / "home"))
-        self.patch.setenv("FEDRHO_DATA", str(self.folder / "data"))
+        self.patch.setenv("FEDRHO_DATA", str(self.data))
         self.patch.setenv("PATH", os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
         for file in COPIES.rglob("*") if COPIES.is_dir() else ():
             if file.is_file():
-                link = self.folder / "data" / file.relative_to(COPIES)
+                link = self.data / file.relative_to(COPIES)
                 link.parent.mkdir(parents=True, exist_ok=True)
                 link.symlink_to(file.resolve())
         self.patch.chdir(self.folder / "page")

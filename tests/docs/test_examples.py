@@ -60,7 +60,8 @@ def test_the_examples_of_a_page_run(page: str, tmp_path: Path, monkeypatch: pyte
     runner.prepare()
     runner.meanwhile = MEANWHILE
     with runner.stack:
-        PRELUDES.get(page, lambda _: None)(runner)
+        if page in PRELUDES:
+            PRELUDES[page](runner)
         runner.run()
     if runner.missed:
         pytest.skip(f"all but what is not on this machine: {'; '.join(runner.missed)}")

@@ -36,7 +36,7 @@ def test_sigkill_before_any_operation_never_gives_two_results_or_a_release_witho
 def test_sigkill_at_any_moment_never_gives_two_results_for_a_step(place: list[str]) -> None:
     kills, steps = map(int, kill_loop("random", "40", *place).split())
     assert kills == 40
-    assert steps > 50  # on a busy machine too: enough of them were in the middle of a commit, or between two
+    assert steps > 20  # on a busy machine too: enough of them were in the middle of a commit, or between two
 
 
 @pytest.mark.slow
