@@ -51,11 +51,12 @@ def command_line(page: Runner) -> None:
     make_keys(Path("certificates"), HERE, 30, devices=1)
     handed(Path("certificates"))
     mirror(page)
+    store("fedrho-run")
     store("first-run")
     store("second-run")
     examples()
     table("mine.csv", "digit", [*"0123456789"], features=64)
-    for file, model in {"spanish.npz": "spanish-cifg", "quixote.keras": "characters", "mnist.keras": "mnist-cnn"}.items():
+    for file, model in {"spanish.npz": "spanish-cifg", "quixote.keras": "characters-small-lstm", "mnist.keras": "mnist-cnn"}.items():
         run(["models", "export", model, "--out", file])
     Image.new("L", (28, 28)).save("seven.png")
     network("mine.keras")

@@ -168,6 +168,8 @@ class Runner:
         return PORTS.sub(lambda matched: matched[1] + self.port(matched[2]), line)
 
     def port(self, printed: str) -> str:
+        if any(f":{printed}" in found for found in self.places.values()):
+            return printed
         if printed not in self._ports:
             with socket.socket() as probe:
                 probe.bind(("127.0.0.1", 0))

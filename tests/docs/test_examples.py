@@ -41,19 +41,14 @@ NOT_RUN: Final = {
     "engines.md": 1,
     "operating.md": 1,
     "performance.md": 1,
-    "reproductions.md": 3,
+    "reproductions.md": 4,
     "tasks.md": 1,
 }
 """How many blocks of shell no test runs, of each page that has such; the reason stands above each of them."""
 
 
-UNFINISHED: Final = {"cli.md": "its story was seen to hold up to `fedrho predict --text` alone"}
-"""Pages that are not run to their end yet."""
-
-
 def marks(page: str) -> tuple[pytest.MarkDecorator, ...]:
-    waits = (pytest.mark.skip(reason=UNFINISHED[page]),) if page in UNFINISHED else ()
-    return ((pytest.mark.slow,) if page in SLOW else ()) + waits
+    return (pytest.mark.slow,) if page in SLOW else ()
 
 
 def runs(page: str) -> bool:
