@@ -58,7 +58,7 @@ PLACES: Final = {
     "export": "operate_command:export",
     "keys": "key_command:keys",
     "device": "device:app",
-    "shard": "serving:shard",
+    "shard": "sharding:shard",
     "fleet": "fleet:fleet",
     "simulate": "simulating:app",
     "data": "data:app",

@@ -56,7 +56,11 @@ def command_line(page: Runner) -> None:
     store("second-run")
     examples()
     table("mine.csv", "digit", [*"0123456789"], features=64)
-    for file, model in {"spanish.npz": "spanish-cifg", "quixote.keras": "characters-small-lstm", "mnist.keras": "mnist-cnn"}.items():
+    for file, model in {
+        "spanish.npz": "spanish-cifg",
+        "quixote.keras": "characters-small-lstm",
+        "mnist.keras": "mnist-cnn",
+    }.items():
         run(["models", "export", model, "--out", file])
     Image.new("L", (28, 28)).save("seven.png")
     network("mine.keras")

@@ -167,12 +167,12 @@ def test_a_collector_gets_them_by_http() -> None:
 
 def test_without_the_extra_one_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     from fedrho.console import BadInput
-    from fedrho.serving import _observer
+    from fedrho.serving_options import observer
 
     monkeypatch.delitem(sys.modules, "fedrho.server.operations.traces")
     monkeypatch.setitem(sys.modules, "opentelemetry.sdk.trace", None)  # as Python says that there is none
     with pytest.raises(BadInput, match=r'--traces: needs OpenTelemetry; install it with `pip install "fedrho\[traces\]"`'):
-        _observer("http://127.0.0.1:4318")
+        observer("http://127.0.0.1:4318")
 
 
 @pytest.mark.parametrize(
