@@ -16,7 +16,7 @@ from fedrho.client.examples import ExampleStore
 from fedrho.client.history import DeviceHistory, HistoryError, since_boot
 from fedrho.client.labels import Answer, answered_by, answering, objecting
 from fedrho.client.limits import NO_LIMITS, Limits
-from fedrho.client.participant import Outcome, Participant, Prove, Result, Train, WireLost
+from fedrho.client.participant import Outcome, Participant, Prove, Result, TlsFailed, Train, WireLost
 from fedrho.client.scheduler import draw, within
 from fedrho.client.spec import BadSpec, Known, SpecReader, Trust
 from fedrho.client.training import TrainingLimits, TrainingProcess
@@ -90,6 +90,8 @@ async def read_population(server: Server, seconds: float) -> PopulationSpec:
             while True:
                 try:
                     return (await reader.read()).spec
+                except TlsFailed as error:
+                    raise ServerUnreachable(f"the server at {server.address} is not believed: {error}") from error
                 except WireLost:
                     await asyncio.sleep(0.2)
     except TimeoutError as error:

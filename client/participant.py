@@ -59,6 +59,10 @@ class WireLost(ConnectionError):
     """The server cannot be reached, or the connection broke; the call may or may not have had its effect."""
 
 
+class TlsFailed(WireLost):
+    """A server answers, and its certificate is not one that this device believes; the message is why."""
+
+
 class Overtaken(RuntimeError):
     """What the plan needs is gone: the step was released, or its attempt abandoned, meanwhile."""
 
@@ -157,6 +161,7 @@ class Outcome:
     """How one visit ended, how far the runs that concern this device were by then, and when to come back.
 
     `failure` is why training gave nothing, and zeros were uploaded; empty when it gave an update. It stays on the device.
+    `reason` is the server's own, where it turned the device away.
     """
 
     result: Result
@@ -164,6 +169,7 @@ class Outcome:
     steps: int
     retry: RetryWindow
     failure: str = ""
+    reason: LaterReason | None = None
 
 
 @dataclass(frozen=True)
@@ -257,7 +263,7 @@ class Participant:
         """What the spec says no longer holds, where the reason is not just that others came first."""
         if answer.reason not in (LaterReason.NO_SEATS, LaterReason.RELEASING):
             known = await self._read(fresh=True)
-        return replace(self._ended(Result.LATER, known), retry=answer.retry)
+        return replace(self._ended(Result.LATER, known), retry=answer.retry, reason=answer.reason)
 
     async def _seated(self, assignment: Assignment, willing: Sequence[TaskSpec], known: Known) -> Outcome:
         """Gives the seat back where the visit is cancelled, whatever it was at; what was counted by then stays counted."""

@@ -20,11 +20,11 @@ from fedrho.client.conditions import Conditions, Interrupted
 from fedrho.client.examples import ExampleStore
 from fedrho.client.history import HistoryError, since_boot
 from fedrho.client.labels import answering
-from fedrho.client.participant import BadPlan, CannotTrain, Outcome, Participant, Prove, Result, WireLost
+from fedrho.client.participant import BadPlan, CannotTrain, Outcome, Participant, Prove, Result, TlsFailed, WireLost
 from fedrho.client.scheduler import Schedule, a_day, within
 from fedrho.client.spec import BadSpec, Known, SpecReader
 from fedrho.client.transport import ServerRefused
-from fedrho.protos.messages import PopulationSpec
+from fedrho.protos.messages import LaterReason, PopulationSpec
 
 T = TypeVar("T")
 
@@ -34,6 +34,13 @@ SLICE_SECONDS: Final = 30.0
 """A wait is looked at anew after that long: a machine that slept meanwhile is not late for more."""
 EXPECTED: Final = (BadPlan, BadSpec, CannotTrain, HistoryError, ServerRefused)
 """What a server can do wrong, or a history; waiting a little will not mend it."""
+
+WHY: Final = {
+    LaterReason.NOT_ALLOWED: "by the server's own count it has given enough for now",
+    LaterReason.PAUSED: "the operator has paused the run",
+    LaterReason.NOT_PROVED: "the server wants a token of its set, one that is still valid; --tokens shows it",
+}
+"""Why a server turns a device away, where it is not that others came first."""
 
 Say = Callable[[str, str], None]
 """Told the name of a device, and one line about it, in which there is nothing of its examples."""
@@ -127,6 +134,8 @@ class Service:
             return await self.conditions.during(visit)
         except Interrupted as why:
             self._again(f"interrupted, {why}")
+        except TlsFailed as error:
+            self._again(f"the server is not believed: {error}")
         except WireLost:
             self._again("the server is away")
         except EXPECTED as error:
@@ -175,7 +184,8 @@ def told(outcome: Outcome) -> str:
     if outcome.result is Result.FINISHED:
         return "nothing more to give to the runs that there are"
     zeros = f" with zeros, because {outcome.failure}" if outcome.failure else ""
-    return f"{outcome.result.value}{zeros}, {outcome.released} of {outcome.steps} steps released"
+    why = f", because {WHY[outcome.reason]}" if outcome.reason in WHY else ""
+    return f"{outcome.result.value}{zeros}{why}, {outcome.released} of {outcome.steps} steps released"
 
 
 def span(seconds: float) -> str:

@@ -11,7 +11,7 @@ from typing import Any, Final, TypeVar
 import grpc
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
-from fedrho.client.participant import Overtaken, WireLost
+from fedrho.client.participant import Overtaken, TlsFailed, WireLost
 from fedrho.protos import codec
 from fedrho.protos.messages import (
     Abort,
@@ -50,6 +50,11 @@ LOST: Final = {
 }
 LOST_SENDING: Final = LOST | {grpc.StatusCode.INTERNAL}
 """INTERNAL is, among others, what the core makes of a stream that the server ended while we were sending."""
+NOT_BELIEVED: Final = {
+    "Hostname Verification": "its certificate is not for this name; `fedrho keys --host NAME` makes one that is",
+    "CERTIFICATE_VERIFY_FAILED": "its certificate is not of the authority in the folder of --tls, or is too old",
+}
+"""What gRPC says of a certificate, and what it means."""
 OPTIONS: Final = [("grpc.use_local_subchannel_pool", 1), ("grpc.max_receive_message_length", 4 * 1024 * 1024)]
 
 
@@ -171,8 +176,9 @@ async def _translated(call: Awaitable[T], lost: Collection[grpc.StatusCode] = LO
     try:
         return await call
     except grpc.aio.AioRpcError as error:
+        details = error.details() or error.code().name
         if error.code() in lost:
-            raise WireLost(error.details() or error.code().name) from error
+            raise next((TlsFailed(why) for said, why in NOT_BELIEVED.items() if said in details), WireLost(details)) from error
         if error.code() is grpc.StatusCode.NOT_FOUND:
             raise Overtaken(error.details()) from error
         raise ServerRefused(f"{error.code().name}: {error.details()}") from error

@@ -112,6 +112,15 @@ def check_valid(where: str, certificate: bytes) -> x509.Certificate:
     return parsed
 
 
+def hosts_of(certificate: bytes) -> list[str]:
+    """The names that the first certificate of a PEM file is good for, in their order."""
+    try:
+        names = x509.load_pem_x509_certificate(certificate).extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        return []
+    return [str(name.value) for name in names]
+
+
 def check_pair(certificate_at: str, key_at: str, pair: Pair) -> None:
     """Raises BadInput where certificate and key are not of each other."""
     parsed = check_valid(certificate_at, pair.certificate)

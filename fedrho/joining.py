@@ -122,6 +122,10 @@ def join(
     asyncio.run(owner.conditions.hold(lambda why: _say("fedrho", f"waits, {why}")))
     with recorded(history):
         spec = asyncio.run(population_of(server, wait))
+    if spec.wants_proof and tokens is None:
+        raise BadInput(
+            f"--tokens: the server at {address} lets in only devices that show a token of its set; name the file of this one"
+        )
     examples, models = fitting((task.model for task in spec.tasks), source)
     prove = _provers(tokens, list(examples))
     steps = sum(task.steps for task in spec.tasks if task.model in models)

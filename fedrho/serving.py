@@ -6,6 +6,7 @@ import asyncio
 import math
 import os
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -43,6 +44,7 @@ from fedrho.sharding import child_options, children
 if TYPE_CHECKING:
     from fedrho.server.app import Shards
     from fedrho.server.coordinator import Coordinator
+    from fedrho.server.listen import ServerTls
     from fedrho.server.operations.operator_port import OperatorPlace
     from fedrho.server.population import Population, Signer
 
@@ -168,7 +170,7 @@ def serve(
             connections=max_connections,
             observer=told,
         )
-        shown = Display(progress, place, tls, published)
+        shown = Display(progress, place, published, partial(_joining, tls, certificates, require_device_token))
         listener = Listener(shown.listening, shown.released, shown.dashboard, shown.checking, shown.metrics)
         with trimmed():
             population = asyncio.run(run_server(serving, listener))
@@ -178,20 +180,20 @@ def serve(
 class Display:
     """What `serve` says as it goes."""
 
-    def __init__(self, progress: StepProgress, place: Path | str, tls: Path | None, published: MetricsPorts | None) -> None:
+    def __init__(
+        self, progress: StepProgress, place: Path | str, published: MetricsPorts | None, joining: Callable[[str, str], str]
+    ) -> None:
         self._progress = progress
         self._place = place
         self._published = published
-        self._with_tls = f" --tls {_devices_folder(tls)}" if tls else ""
+        self._joining = joining
 
     def listening(self, address: str, population: Population) -> None:
         self._population = population
         if isinstance(self._place, Path):
             recent.remember(self._place)
         self._progress.note(f"listening on {address}, process {os.getpid()}, state in {_shown(self._place)}")
-        self._progress.note(
-            f"connect devices with: fedrho join {_seen_from_devices(address)} --data {_data(population)}{self._with_tls}"
-        )
+        self._progress.note(f"connect devices with: {self._joining(address, _data(population))}")
         self._show()
 
     def checking(self, unit: str, done: int, total: int | None, doing: str) -> None:
@@ -284,14 +286,26 @@ def _finish(population: Population, quiet: bool) -> None:
             )
 
 
+def _joining(tls: Path | None, certificates: ServerTls | None, tokens: bool, address: str, data: str) -> str:
+    """The command of a device: a name of the host that the certificate is good for, what it is to trust, what it has to show."""
+    seen = _seen_from_devices(address, certificates)
+    command = f"fedrho join {seen} --data {data}{f' --tls {_devices_folder(tls)}' if tls else ''}"
+    return f"{command} --tokens TOKENS" if tokens else command
+
+
 def _devices_folder(tls: Path) -> Path:
     """What devices are given of the server's set; of one that lies elsewhere, under the name that it is made with."""
     return next((place for place in (tls / "device", tls.parent / "device") if place.is_dir()), Path("device"))
 
 
-def _seen_from_devices(address: str) -> str:
-    """Under a name of the host, where the server listens at all of its addresses."""
+def _seen_from_devices(address: str, certificates: ServerTls | None) -> str:
+    """Under a name of its certificate; without one where it listens, unless it listens at all addresses of the host."""
+    from fedrho.certificates import hosts_of
+
     host, _, port = address.rpartition(":")
+    names = hosts_of(certificates.certificate) if certificates else []
+    if names:
+        return address if host in names else f"{names[0]}:{port}"
     return f"HOST:{port}" if host in ("0.0.0.0", "[::]") else address
 
 

@@ -22,6 +22,7 @@ from fedrho.server.listen import ServerTls
 from fedrho.server.ports import device_server
 from fedrho.server.service import DeviceService
 from fedrho.server.uploads import UploadService
+from fedrho.serving import _joining
 from tests.client.fleet import open_small_run, small_task
 from tests.client.test_app import examples, unwatched
 from tests.server.one_run import OneRun
@@ -94,9 +95,40 @@ def test_who_is_let_in(made: Path, tmp_path: Path) -> None:
         assert not reads(server, client, 1.5)
 
 
-def test_a_certificate_is_for_its_hosts_alone(tmp_path: Path) -> None:
+def disbelieved(tls: ServerTls, client: ClientTls) -> str:
+    """What a device says at once of a server that answers with such a certificate."""
+
+    async def run() -> str:
+        async with serving(open_small_run(small_task(), now=time.monotonic()), tls) as address:
+            with pytest.raises(ServerUnreachable) as said:
+                await read_population(Server(address, client), 60.0)
+            return str(said.value)
+
+    began = time.monotonic()
+    why = asyncio.run(run())
+    assert time.monotonic() - began < 30
+    return why
+
+
+def test_a_certificate_is_for_its_hosts_alone_and_the_device_says_so(tmp_path: Path) -> None:
     make_keys(tmp_path, ["fl.example.org"], 30)
-    assert not reads(keys.server_tls(tmp_path, require_device_certificate=False), keys.client_tls(tmp_path), 1.5)
+    said = disbelieved(keys.server_tls(tmp_path, require_device_certificate=False), keys.client_tls(tmp_path))
+    assert "is not believed: its certificate is not for this name" in said
+
+
+def test_a_device_says_that_a_certificate_is_of_another_authority(made: Path, tmp_path: Path) -> None:
+    make_keys(tmp_path, LOCAL, 30)
+    said = disbelieved(keys.server_tls(made, require_device_certificate=False), keys.client_tls(tmp_path))
+    assert "is not believed: its certificate is not of the authority in the folder of --tls" in said
+
+
+def test_the_command_for_devices_has_a_name_of_the_certificate_and_what_is_to_be_shown(made: Path, tmp_path: Path) -> None:
+    make_keys(tmp_path, ["fl.example.org"], 30)
+    here, there = (keys.server_tls(folder, require_device_certificate=False) for folder in (made, tmp_path))
+    assert _joining(None, None, False, "0.0.0.0:7070", "digits") == "fedrho join HOST:7070 --data digits"
+    assert _joining(made, here, False, "127.0.0.1:7", "X") == f"fedrho join 127.0.0.1:7 --data X --tls {made / 'device'}"
+    said = _joining(tmp_path / "server", there, True, "0.0.0.0:7", "X")
+    assert said == f"fedrho join fl.example.org:7 --data X --tls {tmp_path / 'device'} --tokens TOKENS"
 
 
 def flat(made: Path, folder: Path) -> Path:

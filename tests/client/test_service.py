@@ -17,15 +17,18 @@ from fedrho.client import service as service_module
 from fedrho.client.app import Owner, Server
 from fedrho.client.conditions import Condition, Conditions
 from fedrho.client.examples import ArrayExamples, Batch, ExampleStore
+from fedrho.client.participant import Outcome, Result
 from fedrho.client.scheduler import DAY_SECONDS, Schedule
-from fedrho.client.service import Held, first_contact, run_service, span
+from fedrho.client.service import Held, first_contact, run_service, span, told
 from fedrho.client.transport import GrpcWire
-from fedrho.protos.messages import RoundPlan, SessionStatus
+from fedrho.protos.messages import LaterReason, RetryWindow, RoundPlan, SessionStatus
+from fedrho.protos.signing import SigningKey
 from fedrho.server.storage.store import MemoryStore
 from fedrho.server.tasks import Task
-from tests.client.fleet import MODELS, contributions, open_small_run, small_task
+from tests.client.fleet import MODELS, SIZE, contributions, open_small_run, small_task
 from tests.client.serving import answering, dead_port, listening, serving
 from tests.models.reference import made_up
+from tests.server.one_run import OneRun, open_one_run
 
 
 @dataclass
@@ -141,6 +144,29 @@ def test_server_that_is_away_is_tried_again_later_each_time(tmp_path: Path) -> N
     (line,) = asyncio.run(run())
     assert re.fullmatch(r"device-0: the server is away; next try in \d\.\d s", line)
     assert 0 < Schedule(tmp_path / "device-0.next.json").left(next(iter(_names(tmp_path)))) <= 3.0
+
+
+def vouched(task: Task) -> OneRun:
+    """A run for devices with a token alone."""
+    return open_one_run(task, None, SIZE, time.monotonic(), issuer=SigningKey.generate().public)
+
+
+def test_device_without_a_token_is_told_what_it_needs(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with serving(vouched(small_task())) as address, running(Server(address), tmp_path) as service:
+            await service.until(
+                "device-0: later, because the server wants a token of its set", "--tokens shows it", "next visit in"
+            )
+
+    asyncio.run(run())
+
+
+def test_why_a_device_was_turned_away_is_said_where_others_were_not_just_first() -> None:
+    def line(reason: LaterReason) -> str:
+        return told(Outcome(Result.LATER, 0, 3, RetryWindow(0.0, 1.0), reason=reason))
+
+    assert line(LaterReason.NO_SEATS) == line(LaterReason.RELEASING) == "later, 0 of 3 steps released"
+    assert line(LaterReason.PAUSED) == "later, because the operator has paused the run, 0 of 3 steps released"
 
 
 def _names(folder: Path) -> Iterator[str]:
