@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
@@ -14,7 +14,7 @@ import typer
 
 from fedrho import completions, console
 from fedrho.console import BadInput
-from fedrho.output_options import Quiet
+from fedrho.output_options import JsonAtEnd, Quiet
 from fedrho.progress import StepProgress
 from fedrho.saved_models import add_models
 from fedrho.sources import Digits, Reading, Source, find_source, fitting
@@ -102,6 +102,7 @@ def join(
         bool, typer.Option("--forever", help="Be a service: wait for servers, conditions and further runs, until told to stop.")
     ] = False,
     quiet: Quiet = False,
+    json: JsonAtEnd = False,
 ) -> None:
     """Be one or more devices: check in, train locally, upload clipped updates, until the run has ended.
 
@@ -116,6 +117,8 @@ def join(
     owner = _owner(limits, when or (), training_memory, training_seconds)
     if tokens is not None and not tokens.exists():
         raise BadInput(f"--tokens {tokens}: no such file or folder; `fedrho keys` makes tokens")
+    if forever and json:
+        raise BadInput("--json: there is no end at which --forever could print it; leave one of them out")
     if forever:
         _serve(server, source, history, owner, tokens)
         return
@@ -140,11 +143,18 @@ def join(
             progress.note(f"{name}: waits, {why}")
 
         results = asyncio.run(run_devices(server, examples, models, history, patience, show, prove, owner, waits))
-    summary = ", ".join(f"{count} {result.value}" for result, count in sorted(results.items(), key=lambda item: item[0].value))
-    if not quiet:
+    visits = {result.value: count for result, count in sorted(results.items(), key=lambda item: item[0].value)}
+    if json:
+        console.print_json(joined_values(examples, visits, history))
+    elif not quiet:
+        summary = ", ".join(f"{count} {result}" for result, count in visits.items())
         console.out.print(f"{len(examples)} devices: {summary}", highlight=False)
     if not results[Result.COUNTED]:
         _hint(f"nothing was given; fedrho device ledger --history {history} says what the devices have against it, if anything")
+
+
+def joined_values(devices: Collection[str], visits: Mapping[str, int], history: Path) -> dict[str, object]:
+    return {"devices": len(devices), "visits": visits, "history": str(history)}
 
 
 def _serve(server: Server, source: Source, history: Path, owner: Owner, tokens: Path | None) -> None:

@@ -15,7 +15,7 @@ import typer
 from fedrho import console, recent
 from fedrho.console import BadInput, Stopped
 from fedrho.metrics_ports import MetricsPorts, metrics_ports
-from fedrho.output_options import Quiet
+from fedrho.output_options import JsonAtEnd, Quiet
 from fedrho.privacy.statement import round_up
 from fedrho.privacy.zcdp import Rho
 from fedrho.progress import StepProgress
@@ -121,6 +121,7 @@ def serve(
     log_format: LogFormat = None,
     log_file: LogFile = None,
     quiet: Quiet = False,
+    json: JsonAtEnd = False,
 ) -> None:
     """Run the aggregation server until every step of every task is released.
 
@@ -174,7 +175,13 @@ def serve(
         listener = Listener(shown.listening, shown.released, shown.dashboard, shown.checking, shown.metrics)
         with trimmed():
             population = asyncio.run(run_server(serving, listener))
-    _finish(population, quiet)
+    _check_finished(population)
+    if json:
+        from fedrho.operate import Where, status_values
+
+        console.print_json(status_values(Where(store, None, None, None)))
+    elif not quiet:
+        _print_statements(population)
 
 
 class Display:
@@ -270,14 +277,15 @@ def _shown(place: Path | str) -> str:
     return f"{scheme}://{rest.rpartition('@')[2]}"
 
 
-def _finish(population: Population, quiet: bool) -> None:
-    """Says how it ended: the statement, or where to go on."""
+def _check_finished(population: Population) -> None:
+    """Raises Stopped, which says where to go on."""
     unfinished = [view for view in population.views() if view.state.value in ("active", "paused")]
     if unfinished:
         where = [f"{f'{view.name} ' if len(unfinished) > 1 else ''}at step {view.step} of {view.steps}" for view in unfinished]
         raise Stopped(f"stopped {', '.join(where)}; the same command continues")
-    if quiet:
-        return
+
+
+def _print_statements(population: Population) -> None:
     console.print_statement(population.combined(), min(view.delta for view in population.views()))
     for view in population.views():
         if view.labels is not None:

@@ -19,7 +19,7 @@ import typer.main
 from pydantic_core import PydanticUndefined
 
 from docs.hooks import proto_page
-from fedrho import account, account_ledger, cli, data, device, fleet, models_command, operate
+from fedrho import account, account_ledger, cli, data, device, fleet, joining, models_command, operate
 from fedrho.account_options import BUDGET, MECHANISM, RUN
 from fedrho.demo import DemoResult
 from fedrho.labels import answering, matrix
@@ -131,6 +131,7 @@ JSON = {
     "status-run": operate.run_values,
     "status-claim": operate.statement_values,
     "fleet": fleet._fleet_json,
+    "join": joining.joined_values,
     "models": models_command.model_values,
     "models-show": models_command.shown_values,
     "models-weight": models_command.weight_values,

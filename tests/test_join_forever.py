@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import configparser
+import json
 import re
 import shlex
 import shutil
@@ -95,14 +96,17 @@ def test_service_is_counted_by_a_server_that_comes_later_and_stays_when_it_goes(
         [*base, "join", address, "--data", "digits", "--history", str(tmp_path / "d"), "--forever"], stderr=lines
     )
     try:
-        serve = [*base, "serve", str(task), "--port", port, "--store", str(tmp_path / "store")]
-        subprocess.run(serve, check=True, timeout=200, capture_output=True)
+        serve = [*base, "serve", str(task), "--port", port, "--store", str(tmp_path / "store"), "--json"]
+        done = subprocess.run(serve, check=True, timeout=200, capture_output=True)
+        ended = json.loads(done.stdout)
         assert join.poll() is None
         join.terminate()
         assert join.wait(30) == 0
     finally:
         join.kill()
         join.wait()
+    assert [(run["state"], run["step"], 0 < run["rho"] <= 10) for run in ended["runs"]] == [("finished", 2, True)]
+    assert (ended["running"], ended["combined"]["unit"]) == (False, "device")
     lines.seek(0)
     said = lines.read()
     lines.close()
