@@ -46,6 +46,10 @@ def accounting(_: Runner) -> None:
 def command_line(page: Runner) -> None:
     """Of every kind something: the page shows forms, and is no story."""
     Path("my-task.toml").write_text(task_text(steps=40), encoding="utf-8")
+    stages = Path("examples/labels/digits.toml").read_text(encoding="utf-8")
+    Path("my-stages.toml").write_text(
+        stages.replace("seeds = 10", "seeds = 1").replace("steps = 500", "steps = 20"), encoding="utf-8"
+    )
     for name in ("one", "two"):
         Path(f"{name}.toml").write_text(task_text(name, rho=1.0), encoding="utf-8")
     make_keys(Path("certificates"), HERE, 30, devices=1)
