@@ -23,6 +23,7 @@ from fedrho import account, account_ledger, cli, data, device, fleet, joining, m
 from fedrho.account_options import BUDGET, MECHANISM, RUN
 from fedrho.demo import DemoResult
 from fedrho.labels import answering, matrix
+from fedrho.labels.settings import ExperimentFile
 from fedrho.privacy.auditing.audit import AuditReport
 from fedrho.privacy.auditing.membership import membership_report
 from fedrho.privacy.zcdp import Rho
@@ -277,6 +278,37 @@ def test_every_study_in_the_docs_loads(page: str) -> None:
 def test_the_fields_of_simulate_json_are_the_documented_ones() -> None:
     documented = first_cells(between("cli.md", "simulate-run-json"))
     assert documented == [*returned_keys(results.summary), "simulation_only", "folder", "seconds", "steps_per_second"]
+
+
+# -- the file of an experiment -----------------------------------------------------------------------------------------------
+
+
+def experiment_keys(
+    section: type[Section] = ExperimentFile, prefix: str = "", told: frozenset[object] = frozenset()
+) -> Iterator[tuple[str, str, str, str]]:
+    """Key, type, default and allowed values of every key; the keys of a section that was told of are told once."""
+    hints = typing.get_type_hints(section, include_extras=True)
+    for name, info in section.model_fields.items():
+        kind, bounds = unwrapped(hints[name])
+        inner = kind[0] if isinstance(kind, list) else kind
+        value = info.get_default(call_default_factory=True)
+        default = "required" if info.is_required() else "empty" if value in ("", []) else shown(value)
+        if isinstance(inner, type) and issubclass(inner, Section):
+            yield f"{prefix}{name}", "list of sections" if isinstance(kind, list) else "section", default, ""
+            if inner not in told:
+                yield from experiment_keys(inner, f"{prefix}{name}.", told | {inner})
+                told |= {inner}
+        elif typing.get_origin(kind) is typing.Literal:
+            yield f"{prefix}{name}", "string", default, ", ".join(typing.get_args(kind))
+        else:
+            yield f"{prefix}{name}", type_name(kind, pair=False), default, allowed(bounds)
+
+
+def test_every_key_of_an_experiment_is_documented_as_it_is_checked_and_no_other() -> None:
+    table = between("label-privacy.md", "experiment-keys")
+    lines = re.findall(r"^\| `([a-z_.]+)` \| ([^|]*) \|([^|]*)\|([^|]*)\| [^|]+ \|$", table, re.MULTILINE)
+    assert [(key, kind, default.strip(), values.strip()) for key, kind, default, values in lines] == list(experiment_keys())
+    assert len(lines) == table.count("\n| `")
 
 
 # -- code and links ----------------------------------------------------------------------------------------------------------
