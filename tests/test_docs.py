@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import ast
-import dataclasses
-import inspect
 import re
 import tomllib
 import types
@@ -13,23 +10,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import pytest
 import typer.main
 from pydantic_core import PydanticUndefined
 
 from docs.hooks import proto_page
-from fedrho import account, account_ledger, cli, data, device, fleet, joining, models_command, operate
+from fedrho import cli
 from fedrho.account_options import BUDGET, MECHANISM, RUN
-from fedrho.demo import DemoResult
-from fedrho.labels import answering, matrix
 from fedrho.labels.settings import ExperimentFile
-from fedrho.privacy.auditing.audit import AuditReport
-from fedrho.privacy.auditing.membership import membership_report
-from fedrho.privacy.zcdp import Rho
 from fedrho.server.tasks import Section, TaskFile, parse_task
-from fedrho.simulations import results
 from fedrho.simulations.study import StudyFile, make_study
+from tests.docs.pages import between, first_cells
 
 TOP = Path(__file__).parents[1]
 PAGES = {path.name: path.read_text(encoding="utf-8") for path in (TOP / "README.md", *sorted((TOP / "docs").glob("*.md")))}
@@ -53,17 +44,6 @@ def blocks(page: str, language: str) -> list[str]:
 
 def pages_with(language: str) -> list[str]:
     return [page for page in PAGES if blocks(page, language)]
-
-
-def first_cells(text: str) -> list[str]:
-    """The code in the first cell of every row of the tables in `text`."""
-    return re.findall(r"^\| `([^`]+)` \|", text, re.MULTILINE)
-
-
-def between(page: str, mark: str) -> str:
-    _, found, rest = PAGES[page].partition(f"<!-- {mark} -->")
-    assert found, f"{page} has no {mark}"
-    return rest.partition(f"<!-- /{mark} -->")[0]
 
 
 # -- the command line -------------------------------------------------------------------------------------------------------
@@ -109,70 +89,6 @@ def test_every_command_has_a_section_and_no_other() -> None:
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_has_an_example(command: str) -> None:
     assert re.search(rf"^```sh\nfedrho {command}", section_of(command), re.MULTILINE)
-
-
-# -- JSON --------------------------------------------------------------------------------------------------------------------
-
-
-def returned_keys(function: Any) -> list[str]:
-    """The keys of the dictionary that `function` returns, read from its source."""
-    tree = ast.parse(inspect.cleandoc("\n" + inspect.getsource(function)))
-    returned = [node.value for node in ast.walk(tree) if isinstance(node, ast.Return)]
-    (values,) = [value for value in returned if isinstance(value, ast.Dict)]
-    return [key.value for key in values.keys if isinstance(key, ast.Constant) and isinstance(key.value, str)]
-
-
-@pytest.mark.parametrize("page", ["README.md", "cli.md"])
-def test_the_fields_of_demo_json_are_the_documented_ones(page: str) -> None:
-    assert first_cells(between(page, "demo-json")) == returned_keys(DemoResult.as_json)
-
-
-JSON = {
-    "status": operate.all_values,
-    "status-run": operate.run_values,
-    "status-claim": operate.statement_values,
-    "fleet": fleet._fleet_json,
-    "join": joining.joined_values,
-    "models": models_command.model_values,
-    "models-show": models_command.shown_values,
-    "models-weight": models_command.weight_values,
-    "data": data.entry_values,
-    "data-file": data.file_values,
-    "device-ledger": device.ledger_values,
-    "device-population": device.population_values,
-    "device-run": device.run_values,
-    "device-incident": device.incident_values,
-    "account-spend": account._spend_json,
-    "account-spend-sampled": account._sampled_json,
-    "account-compare": account._losses,
-    "account-convert": account._from_rho,
-    "account-convert-epsilon": account._from_epsilon,
-    "account-convert-rdp": account._from_rdp,
-    "account-ledger": account_ledger._ledger_json,
-    "account-ledger-run": account_ledger._run_json,
-    "labels-matrix": matrix.matrix_values,
-    "labels-randomize": answering.summary_values,
-}
-
-
-@pytest.mark.parametrize("mark", JSON)
-def test_the_fields_of_json_are_the_documented_ones(mark: str) -> None:
-    assert first_cells(between("cli.md", f"{mark}-json")) == returned_keys(JSON[mark])
-
-
-def test_the_fields_of_an_audits_json_are_the_documented_ones() -> None:
-    fields = [field.name for field in dataclasses.fields(AuditReport)]
-    documented = first_cells(between("cli.md", "account-audit-json"))
-    assert documented == [*fields, "contradictions", "contradicts_claim", "findings"]
-
-
-def test_the_fields_of_a_membership_reports_json_are_the_documented_ones() -> None:
-    scores = np.random.default_rng(0).normal(size=(20, 2))
-    labels = np.zeros(20, dtype=np.int64)
-    arrays = {f"{part}_{name}": value for part in ("train", "test") for name, value in (("logits", scores), ("labels", labels))}
-    plain: dict[str, Any] = membership_report(arrays, Rho(1.0)).as_json()
-    assert first_cells(between("cli.md", "account-membership-json")) == list(plain)
-    assert first_cells(between("cli.md", "account-membership-result-json")) == list(plain["results"][0])
 
 
 # -- the task file -----------------------------------------------------------------------------------------------------------
@@ -273,11 +189,6 @@ def test_every_study_in_the_docs_loads(page: str) -> None:
     make_study(whole, "simulate.md", TOP)
     for text in filter(parts_of_a_study, blocks(page, "toml")):
         StudyFile.model_validate({**whole, **tomllib.loads(text)})
-
-
-def test_the_fields_of_simulate_json_are_the_documented_ones() -> None:
-    documented = first_cells(between("cli.md", "simulate-run-json"))
-    assert documented == [*returned_keys(results.summary), "simulation_only", "folder", "seconds", "steps_per_second"]
 
 
 # -- the file of an experiment -----------------------------------------------------------------------------------------------

@@ -84,3 +84,15 @@ def blocks_of(page: str, *languages: str) -> list[Block]:
 
 def all_blocks(*languages: str) -> list[Block]:
     return [block for page in PAGES for block in blocks_of(page, *languages)]
+
+
+def between(page: str, mark: str) -> str:
+    """What stands between `<!-- MARK -->` and `<!-- /MARK -->`."""
+    _, found, rest = PAGES[page].partition(f"<!-- {mark} -->")
+    assert found, f"{page} has no {mark}"
+    return rest.partition(f"<!-- /{mark} -->")[0]
+
+
+def first_cells(text: str) -> list[str]:
+    """The code in the first cell of every row of the tables in `text`."""
+    return re.findall(r"^\| `([^`]+)` \|", text, re.MULTILINE)
