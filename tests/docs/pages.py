@@ -15,8 +15,11 @@ above a block:
     data for: MODEL      of `fedrho join`, all but the joining is done: the examples are read for this model, no server is asked
     not run: REASON      the block is read, and checked as far as that goes, but not run
     continues            the block of Python goes on with the names of the one before it
-    output               the block of `text` is what the last command before it prints
+    output               the block of `text` is what the last command before it prints; a word … in it is any words
     output, in part      it is a piece of that
+    output, made         it is what tests/docs/test_shown.py makes, as a program would print it
+    varies: WORDS        these words of an output, or "words in a row", are others in every run; figures about privacy never are
+    not compared: REASON it is what a program printed once, and no figure of it is compared
 
 Several stand below one another. In every command hosts of example.org and 10.0.0.x are this machine, and ports are free ones.
 """
@@ -24,6 +27,7 @@ Several stand below one another. In every command hosts of example.org and 10.0.
 from __future__ import annotations
 
 import re
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -31,8 +35,20 @@ from typing import Final
 TOP: Final = Path(__file__).parents[2]
 PAGES: Final = {path.name: path.read_text(encoding="utf-8") for path in (TOP / "README.md", *sorted((TOP / "docs").glob("*.md")))}
 SHELL: Final = ("sh", "bash", "console", "shell")
-WITH_VALUE: Final = ("run with", "background", "until", "meanwhile", "needs", "run on", "run by", "data for", "not run")
-MARK: Final = re.compile(rf"(?:{'|'.join(WITH_VALUE)}): .+|after Ctrl-C|continues|output(?:, in part)?")
+WITH_VALUE: Final = (
+    "run with",
+    "background",
+    "until",
+    "meanwhile",
+    "needs",
+    "run on",
+    "run by",
+    "data for",
+    "not run",
+    "varies",
+    "not compared",
+)
+MARK: Final = re.compile(rf"(?:{'|'.join(WITH_VALUE)}): .+|after Ctrl-C|continues|output(?:, in part|, made)?")
 FENCE: Final = re.compile(
     r"(?P<marks>(?:^<!-- [^\n]*? -->\n\n?)*)^(?P<indent> *)```(?P<language>[^\n`]*)\n(?P<text>.*?)^(?P=indent)```$",
     re.MULTILINE | re.DOTALL,
@@ -60,6 +76,28 @@ class Block:
     def skipped(self) -> str | None:
         """Why it is not run at all; None where it is."""
         return self.said("not run")
+
+    @property
+    def shows(self) -> str | None:
+        """The mark that says of what it is the output; None where it is none."""
+        return next((mark for mark in self.marks if mark.startswith("output")), None)
+
+    def varying(self) -> list[tuple[str, bool]]:
+        """Every word, and whether it is another one in every run."""
+        words = self.text.split()
+        varies = [word == "…" for word in words]
+        for phrase in map(str.split, shlex.split(self.said("varies") or "")):
+            places = [place for place in range(len(words)) if words[place : place + len(phrase)] == phrase]
+            assert places, f"{self}: {' '.join(phrase)} is not there"
+            for place in places:
+                varies[place : place + len(phrase)] = [True] * len(phrase)
+        return list(zip(words, varies, strict=True))
+
+    def shown_in(self, printed: str) -> bool:
+        """Whether this is what was printed, or a piece of it, word by word: lines end where a console does."""
+        words = (re.escape(word) if not varies else ".*?" if word == "…" else r"\S+" for word, varies in self.varying())
+        shown, whole = " ".join(words), " ".join(printed.split())
+        return bool(re.fullmatch(shown, whole) if self.shows == "output" else re.search(rf"(?<!\S){shown}(?!\S)", whole))
 
     @property
     def elsewhere(self) -> bool:

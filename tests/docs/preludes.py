@@ -39,7 +39,7 @@ def readme(_: Runner) -> None:
 
 def accounting(_: Runner) -> None:
     Path("docs/images").mkdir(parents=True)
-    store("first-run")
+    store("first-run", steps=6)
     store("second-run")
 
 

@@ -80,9 +80,8 @@ class Runner:
                 if block.language == "python" and block.here:
                     names = names if "continues" in block.marks else {"__name__": "example"}
                     exec(compile(block.text, str(block), "exec", dont_inherit=True), names)
-                elif block.language == "text" and block.marks:
-                    whole, shown = " ".join(printed.split()), " ".join(block.text.split())  # lines end where the console does
-                    assert shown in whole if "output, in part" in block.marks else shown == whole, block
+                elif block.shows in ("output", "output, in part"):
+                    assert block.shown_in(printed), f"{block} shows\n{block.text}\nand printed was\n{printed}"
                 elif block.language in SHELL and block.here:
                     printed = self._shell(block)
             self._stop()

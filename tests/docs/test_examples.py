@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 from typing import Final
 
 import pytest
 
 from tests.docs import shell
-from tests.docs.pages import PAGES, SHELL, TOP, all_blocks, blocks_of
+from tests.docs.pages import PAGES, SHELL, TOP, Block, all_blocks, blocks_of
 from tests.docs.preludes import MEANWHILE, PRELUDES
 from tests.docs.running import Runner, on_one_core
 
@@ -45,6 +47,25 @@ NOT_RUN: Final = {
     "tasks.md": 1,
 }
 """How many blocks of shell no test runs, of each page that has such; the reason stands above each of them."""
+NOT_COMPARED: Final = {"cli.md": 1, "dashboard.md": 1, "device.md": 1}
+"""How many outputs no test compares; the reason stands above each of them."""
+NO_OUTPUT: Final = {
+    "architecture.md": 3,
+    "deploy.md": 1,
+    "device.md": 1,
+    "label-privacy.md": 1,
+    "own-data.md": 1,
+    "own-mechanism.md": 2,
+    "own-model.md": 1,
+    "privacy.md": 7,
+    "protocol.md": 3,
+    "task-file.md": 1,
+}
+"""How many blocks of text are no output of a program, but formulas, drawings and pieces of files; whatever else has a mark."""
+PRIVACY: Final = ("rho", "epsilon", "delta", "=", "multiplier", "noise_multiplier")
+"""Words before a figure about privacy."""
+ESTIMATES: Final = [("auditing.md", "6.52.")]
+"""What one attack suggests, of drawn noise: no claim."""
 
 
 def marks(page: str) -> tuple[pytest.MarkDecorator, ...]:
@@ -73,6 +94,44 @@ def test_what_no_test_runs_is_counted() -> None:
     assert Counter(block.page for block in all_blocks("python", *SHELL) if block.skipped is not None) == NOT_RUN
 
 
+def test_what_is_shown_and_not_compared_is_counted() -> None:
+    texts = all_blocks("text")
+    assert Counter(block.page for block in texts if block.said("not compared")) == NOT_COMPARED
+    assert Counter(block.page for block in texts if not block.shows and not block.said("not compared")) == NO_OUTPUT
+
+
+def test_no_figure_about_privacy_varies() -> None:
+    for block in all_blocks():
+        assert block.shows or not block.said("varies"), block
+        for (before, _), (word, varies) in pairwise(block.varying()):
+            of_privacy = before.strip(",:").lower() in PRIVACY
+            assert not (varies and of_privacy) or (block.page, word) in ESTIMATES, f"{block}: {before} {word}"
+
+
+def test_a_console_shows_no_output() -> None:
+    """What is printed stands in a block of text of its own, and is compared."""
+    assert [str(block) for block in all_blocks("console") if not re.fullmatch(r"(\$ .*\n|.*\\\n)+", block.text)] == []
+
+
+@pytest.mark.parametrize(
+    ("shown", "marks", "printed", "same"),
+    [
+        ("rho 1 at 0.91", ("output",), "rho  1 at\n0.91 ", True),
+        ("rho 1 at 0.91", ("output",), "rho 1 at 0.92", False),
+        ("rho 1 at 0.91", ("output", "varies: 0.91"), "rho 1 at 0.92", True),
+        ("rho 1 at 0.91", ("output", "varies: 0.91"), "rho 10 at 0.92", False),
+        ("rho 1 at 1", ("output", 'varies: "at 1"'), "rho 1 at 2", True),
+        ("rho 1 at 1", ("output", 'varies: "at 1"'), "rho 2 at 1", False),
+        ("rho 1 …", ("output",), "rho 1 and more", True),
+        ("rho 1", ("output",), "rho 1 and more", False),
+        ("rho 1", ("output, in part",), "of rho 1 and more", True),
+        ("rho 1", ("output, in part",), "rho 10", False),
+    ],
+)
+def test_an_output_is_compared_word_by_word(shown: str, marks: tuple[str, ...], printed: str, same: bool) -> None:
+    assert Block("a.md", 1, "text", shown, marks).shown_in(printed) == same
+
+
 def test_what_is_run_on_another_page_is_run_there() -> None:
     for block in all_blocks("python", *SHELL):
         page = block.said("run on")
@@ -98,5 +157,5 @@ def test_an_output_is_compared_only_with_a_command() -> None:
     for page in PAGES:
         before = ""
         for block in blocks_of(page, "text", *SHELL):
-            assert block.language != "text" or not block.marks or before, block
+            assert block.shows not in ("output", "output, in part") or before, block
             before = block.text if block.language != "text" and block.here else ""
