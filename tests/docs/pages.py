@@ -9,9 +9,9 @@ above a block:
     until: A             each command goes on until it prints A, and is then stopped with Ctrl-C
     after Ctrl-C         what runs in the background is stopped with Ctrl-C first; at the end of the page it always is
     meanwhile: WHAT      this happens first, beside what the reader does; tests/docs/preludes.py makes it happen
-    needs: NAME          it is run where there is such a program, Python module, or folder `data/NAME` of copies of data sets
+    needs: NAME          it is run where there is this, one of NEEDED: a program, a Python module, or copies of a data set
     run on: PAGE         each of its commands is run on that page
-    run by: FILE         that test runs it, or `dev`, as `./dev check` does
+    run by: FILE::TEST   that test runs it, or `dev`, as `./dev check` does
     data for: MODEL      of `fedrho join`, all but the joining is done: the examples are read for this model, no server is asked
     not run: REASON      the block is read, and checked as far as that goes, but not run
     continues            the block of Python goes on with the names of the one before it
@@ -48,6 +48,7 @@ WITH_VALUE: Final = (
     "varies",
     "not compared",
 )
+NEEDED: Final = ("data/mnist", "data/text-es", "kubectl", "mlflow", "openssl", "opentelemetry", "postgres", "promtool")
 MARK: Final = re.compile(rf"(?:{'|'.join(WITH_VALUE)}): .+|after Ctrl-C|continues|output(?:, in part|, made)?")
 FENCE: Final = re.compile(
     r"(?P<marks>(?:^<!-- [^\n]*? -->\n\n?)*)^(?P<indent> *)```(?P<language>[^\n`]*)\n(?P<text>.*?)^(?P=indent)```$",

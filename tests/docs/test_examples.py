@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from collections import Counter
+from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
 from typing import Final
@@ -11,7 +13,7 @@ from typing import Final
 import pytest
 
 from tests.docs import shell
-from tests.docs.pages import PAGES, SHELL, TOP, Block, all_blocks, blocks_of
+from tests.docs.pages import NEEDED, PAGES, SHELL, TOP, Block, all_blocks, blocks_of
 from tests.docs.preludes import MEANWHILE, PRELUDES
 from tests.docs.running import Runner, on_one_core
 
@@ -140,13 +142,51 @@ def test_what_is_run_on_another_page_is_run_there() -> None:
             assert set(map(plain, shell.lines(block))) - there == set(), block
 
 
-def test_what_a_test_runs_is_named_in_that_test_or_names_it() -> None:
+def test_what_a_test_runs_that_test_runs() -> None:
     for block in all_blocks("python", *SHELL):
         test = block.said("run by")
         if test is not None:
-            text = (TOP / test).read_text(encoding="utf-8")
-            command = " ".join(next(map(plain, shell.lines(block)))[1:])
-            assert test in block.text or block.page in text or f"stage {command}" in text, block
+            assert runs_it(test, block), block
+
+
+def runs_it(test: str, block: Block) -> bool:
+    """Whether `test` is given each of its commands, reads them off the page, or is what the command runs."""
+    lines = list(shell.lines(block))
+    if test == "dev":
+        stages = (TOP / "dev").read_text(encoding="utf-8")
+        return all(f"    stage {' '.join(plain(line)[1:])} " in stages for line in lines)
+    file, _, name = test.partition("::")
+    tree = ast.parse((TOP / file).read_text(encoding="utf-8"))
+    found = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == name]
+    if len(found) != 1 or not name.startswith("test_"):
+        return False
+    if file in block.text:
+        return True
+    for call in [node for statement in found[0].body for node in ast.walk(statement) if isinstance(node, ast.Call)]:
+        if isinstance(call.func, ast.Name) and call.func.id in ("block", "blocks_of"):
+            return block.page in (TOP / file).read_text(encoding="utf-8")
+    module = import_module(file.removesuffix(".py").replace("/", "."))
+    given = [mark.args[1] for mark in getattr(getattr(module, name), "pytestmark", []) if mark.name == "parametrize"]
+    commands = {str(case.values[0]) for cases in given for case in cases if hasattr(case, "values")}
+    return all(line.removeprefix("fedrho ") in commands for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("test", "line"),
+    [
+        ("dev", "fedrho serve a.toml"),
+        ("tests/test_reproductions.py", "fedrho account convert --rho 0.81 --delta 1e-10"),
+        ("tests/test_reproductions.py::test_none", "fedrho account convert --rho 0.81 --delta 1e-10"),
+        ("tests/test_reproductions.py::test_the_published_figures_come_out", "fedrho account convert --rho 0.82 --delta 1e-10"),
+        ("tests/test_sources.py::test_file_is_one_device_of_its_name", "fedrho join 127.0.0.1:7070 --data readings:a.db"),
+    ],
+)
+def test_a_test_that_does_not_run_it_is_found(test: str, line: str) -> None:
+    assert not runs_it(test, Block("own-data.md", 1, "sh", f"{line}\n", ()))
+
+
+def test_what_is_needed_is_one_of_what_there_may_be() -> None:
+    assert {needed for block in all_blocks() if (needed := block.said("needs")) is not None} == set(NEEDED)
 
 
 def plain(line: str) -> tuple[str, ...]:

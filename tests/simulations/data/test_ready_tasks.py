@@ -14,6 +14,8 @@ from fedrho.privacy.banded import BandedToeplitz, optimal_bands
 from fedrho.server.tasks import TaskFile, build_task
 from fedrho.simulations.study import StudyError, make_study, read_values
 from fedrho.simulations.toml_text import toml_text
+from tests.docs import shell
+from tests.docs.pages import blocks_of
 
 TOP = Path(__file__).parents[3]
 sys.path.insert(0, str(TOP / "benchmarks"))
@@ -89,7 +91,11 @@ def test_at_the_same_population_scaling_gives_the_same_rho(tmp_path: Path) -> No
 @pytest.mark.slow
 def test_the_benchmark_runs_three_ways_and_draws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any) -> None:
     less = ["--set", "task.steps=2", "--set", "engine.kind=serial", "--set", "record.test_every=1"]
-    monkeypatch.setattr(sys, "argv", ["tasks.py", "census", "--seeds", "1", "--output", str(tmp_path / "runs"), *less])
+    (line,) = [
+        line for block in blocks_of("tasks.md", "sh") for line in shell.lines(block) if "benchmarks/tasks.py census" in line
+    ]
+    command = shell.words(shell.with_options(line, "--seeds 1"))
+    monkeypatch.setattr(sys, "argv", [*command[1:], "--output", str(tmp_path / "runs"), *less])
     tasks.main()
     out = capfd.readouterr().out
     assert out.count("\n| ") == 3
