@@ -15,7 +15,7 @@ from typing import Any, Final
 import numpy as np
 import pytest
 
-from fedrho import account, account_ledger, comparing, data, device, fleet, models_command, operate, sweeping
+from fedrho import account, account_ledger, comparing, data, device, fleet, joining, models_command, operate, sweeping
 from fedrho.demo import DemoResult
 from fedrho.labels import answering, experiment, matrix, settings, train
 from fedrho.labels import audit as labels_audit
@@ -147,6 +147,7 @@ FIELDS: Final[dict[str, Fields]] = {
     "status-run": partial(returned, operate.run_values),
     "status-claim": partial(returned, operate.statement_values),
     "fleet": partial(returned, fleet._fleet_json),
+    "join": partial(returned, joining.joined_values),
     "models-list": partial(printed, models_command.list_all),
     "models": partial(returned, models_command.model_values),
     "models-show": partial(returned, models_command.shown_values),
@@ -191,7 +192,7 @@ FIELDS: Final[dict[str, Fields]] = {
 """By the mark around the table, without `-json`."""
 SLOW: Final = ("predict", "simulate-paths")
 """Those that are asked of the program itself, and need TensorFlow or pictures."""
-OTHERS: Final = {"data show": "data-counted", "data fetch": "fedrho data list"}
+OTHERS: Final = {"data show": "data-counted", "data fetch": "fedrho data list", "serve": "(#fedrho-status)"}
 """Commands whose fields are documented with another command, and what their sections say."""
 
 
