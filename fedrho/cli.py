@@ -18,7 +18,7 @@ from typing import Annotated, Final
 
 import typer
 
-from fedrho import console, processes, usage
+from fedrho import console, places, processes, usage
 from fedrho.commands import STYLE, LazyGroup
 from fedrho.console import Stopped
 
@@ -105,9 +105,12 @@ def _run() -> tuple[int, str]:
 def _expected(error: Exception) -> tuple[int, str]:
     """Raises the error itself where it is a defect of ours."""
     code = _exit_code(error)
-    if code is None:
+    if code is not None:
+        return code, str(error)
+    told = places.told(error) if isinstance(error, OSError) else None
+    if told is None:
         raise error
-    return code, str(error)
+    return 2 if isinstance(error, PermissionError) else 1, told
 
 
 MENDABLE: Final = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from collections.abc import Iterable
@@ -16,6 +17,7 @@ from fedrho import console
 from fedrho.console import BadInput
 from fedrho.joining import DEFAULT_HISTORY
 from fedrho.output_options import Json
+from fedrho.places import looked_at
 
 if TYPE_CHECKING:
     from fedrho.client.history_view import DeviceLedger, Incident, LabelsAnswered, PopulationSeen, RunSeen
@@ -95,6 +97,11 @@ def leave(
 
 def _paths(folder: Path, device: str | None, known: bool = True) -> list[Path]:
     """The histories that are meant; with `known`, all of them exist. Raises BadInput."""
+    with looked_at(f"--history {folder}"):
+        return _looked_for(folder, device, known)
+
+
+def _looked_for(folder: Path, device: str | None, known: bool) -> list[Path]:
     if device is not None:
         if not device or "/" in device or device in (".", "..") or "\0" in device:
             raise BadInput(f"--device {device!r}: the name of a device, which is that of its history without {SUFFIX}")
@@ -109,6 +116,8 @@ def _paths(folder: Path, device: str | None, known: bool = True) -> list[Path]:
 
 
 def _names(folder: Path, kind: str = "") -> list[str]:
+    if folder.is_dir():
+        os.scandir(folder).close()  # glob finds nothing in a folder that may not be read
     return sorted(path.name.removesuffix(SUFFIX + kind) for path in folder.glob(f"*{SUFFIX}{kind}"))
 
 

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from fedrho.console import BadInput
 from fedrho.models.weights_file import STATEMENT, named_weights
+from fedrho.places import looked_at
 
 if TYPE_CHECKING:
     from fedrho.models.flat import FlatModel
@@ -36,12 +37,13 @@ def check_out(out: Path, force: bool) -> None:
     """Raises BadInput for what could never be written; before anybody is asked for anything."""
     if out.suffix not in WRITERS:
         raise BadInput(f"--out {out}: allowed: a name that ends in {', '.join(WRITERS)}")
-    if not out.parent.is_dir():
-        raise BadInput(f"--out {out}: there is no folder {out.parent}")
-    if out.is_dir():
-        raise BadInput(f"--out {out}: is a folder")
-    if out.exists() and not force:
-        raise BadInput(f"--out {out}: is there already; choose another name, or add --force")
+    with looked_at(f"--out {out}"):
+        if not out.parent.is_dir():
+            raise BadInput(f"--out {out}: there is no folder {out.parent}; make it, or choose another")
+        if out.is_dir():
+            raise BadInput(f"--out {out}: is a folder; name a file, such as {out / f'model{out.suffix}'}")
+        if out.exists() and not force:
+            raise BadInput(f"--out {out}: is there already; choose another name, or add --force")
 
 
 def write_export(out: Path, exported: Exported) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from fedrho.console import BadInput
+from fedrho.places import looked_at
 
 ENDINGS: Final = (".png", ".svg", ".pdf")
 
@@ -23,10 +24,15 @@ def check_picture(path: Path | None) -> Path | None:
     if path.suffix.lower() not in ENDINGS:
         nearest = path.with_suffix(".svg") if path.stem.strip(".") else path / "plot.svg"
         raise BadInput(f"--plot: {str(path)!r} is no file name that ends in {', '.join(ENDINGS)}; nearest: {nearest}")
+    with looked_at(f"--plot: {path}"):
+        _check_place(path)
+    return path
+
+
+def _check_place(path: Path) -> None:
     if not path.parent.is_dir():
         raise BadInput(f"--plot: {path} cannot be written (there is no folder {path.parent}); nearest: {path.name}")
     if path.is_dir():
         raise BadInput(f"--plot: {path} cannot be written (it is a folder); nearest: {path / 'plot.svg'}")
     if not os.access(path if path.exists() else path.parent, os.W_OK):
-        raise BadInput(f"--plot: {path} cannot be written (permission denied)")
-    return path
+        raise BadInput(f"--plot: {path} cannot be written (permission denied); name another place")

@@ -19,6 +19,7 @@ from fedrho.console import BadInput
 from fedrho.models.base import ModelSpec, Outputs
 from fedrho.models.tokens import FIRST, NOTHING, UNKNOWN, Tokens
 from fedrho.models.weights_file import WeightsFileError, read_weights
+from fedrho.places import looked_at
 from fedrho.privacy.progress import Progress, unwatched, watched
 
 if TYPE_CHECKING:
@@ -65,10 +66,11 @@ def read_export(path: Path, model: str | None) -> Exported:
 
     Raises BadInput for a file that is no whole export, or whose weights are not laid out as the model's; UnknownModel.
     """
-    if path.is_dir():
-        inside = path / "weights.npz"
-        better = f"take {inside}" if inside.exists() else f"`fedrho export {path} --out NAME.npz` writes a run's weights"
-        raise BadInput(f"{path}: is a folder; {better}")
+    with looked_at(str(path)):
+        if path.is_dir():
+            inside = path / "weights.npz"
+            better = f"take {inside}" if inside.exists() else f"`fedrho export {path} --out NAME.npz` writes a run's weights"
+            raise BadInput(f"{path}: is a folder; {better}")
     try:
         found = read_weights(path)
         from fedrho.models.flat import FlatModel

@@ -9,6 +9,8 @@ from typing import Any
 
 import typer
 
+from fedrho.places import ASK
+
 
 def near(word: str, known: Iterable[str]) -> str:
     """A question that helps with a slip of the pen, or nothing."""
@@ -36,7 +38,7 @@ def misused(error: Any) -> str:
     text = " ".join(str(error.message).split()).removeprefix("Value error, ").rstrip(".")
     text = text[:1].lower() + text[1:]
     if parameter is not None:
-        return f"{_shown(parameter)}: {text}{_allowed(parameter)}{_near_choice(text)}"
+        return f"{_shown(parameter)}: {text}{_allowed(parameter)}{_near_choice(text)}{_hint(text)}"
     if kind == "BadOptionUsage":  # a value is missing, or too many
         return f"{error.option_name}: {text.removeprefix('option ').removeprefix(repr(error.option_name)).strip()}"
     if context is not None and text.startswith("no such command"):
@@ -50,6 +52,11 @@ def misused(error: Any) -> str:
 def _shown(parameter: Any) -> str:
     name: str = max(parameter.opts, key=len)
     return name if name.startswith("-") else parameter.metavar or parameter.name.upper()
+
+
+def _hint(text: str) -> str:
+    """For "path 'mine' is not readable"."""
+    return f"; {ASK}" if re.fullmatch(r"path '.*' is not (readable|writable)", text) else ""
 
 
 def _near_choice(text: str) -> str:

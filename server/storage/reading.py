@@ -41,10 +41,28 @@ def locate(where: str | Path) -> str | Path:
     if databases.is_url(where):
         return where
     path = Path(where)
-    for folder in (path, path / "server", path.parent if path.is_file() else path):
-        if (folder / DATABASE).exists():
+    for folder in _candidates(path):
+        if _is_there(folder):
             return folder
     raise StoreConflict(f"{path}: no run here; `fedrho serve TASK.toml --store FOLDER` makes one")
+
+
+def _candidates(path: Path) -> Iterator[Path]:
+    """One after the other, since who may not enter a folder cannot tell what is in it."""
+    yield path
+    yield path / "server"
+    yield path.parent if path.is_file() else path
+
+
+def _is_there(folder: Path) -> bool:
+    """Whether there is a database; raises StoreConflict where nobody lets us see."""
+    try:
+        return (folder / DATABASE).exists()
+    except PermissionError as error:
+        raise StoreConflict(
+            f"{folder}: not yours to read ({error.strerror}); ask its owner, "
+            "or a running server: `fedrho status` and its like take --operator HOST:PORT with --token-file FILE"
+        ) from error
 
 
 def read_status(where: str | Path) -> tuple[RunStatus, ...]:
@@ -134,7 +152,7 @@ def _opened(where: str | Path) -> Iterator[Database | None]:
     """None where there is no store yet; an older one is migrated in memory."""
     if databases.is_url(where):
         database = databases.postgres(str(where))
-    elif not (Path(where) / DATABASE).exists():
+    elif not _is_there(Path(where)):
         yield None
         return
     else:

@@ -96,4 +96,5 @@ def as_conflict(shown: str) -> Iterator[None]:
     except (OSError, sa.exc.DBAPIError, sa.exc.TimeoutError) as error:
         said = error.strerror if isinstance(error, OSError) else getattr(error, "orig", None)
         reason = str(said or error).strip().splitlines() or [type(error).__name__]
-        raise StoreConflict(f"{shown}: not a usable store ({reason[0]})") from error
+        hint = "; ask its owner, or choose another" if isinstance(error, PermissionError) else ""
+        raise StoreConflict(f"{shown}: not a usable store ({reason[0]}){hint}") from error

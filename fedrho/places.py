@@ -1,0 +1,40 @@
+"""Files and folders that the command line names, in folders that nobody lets us enter: one line, and what to do."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from fedrho.console import BadInput
+
+ASK: Final = "ask its owner, or name another place"
+OF_THE_MACHINE: Final = frozenset(
+    (
+        *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ESTALE),
+        *(errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.EMFILE, errno.ENFILE),
+    )
+)
+"""Errors that a program cannot help, whatever it does. That a file is missing, or is there already, it has to find out itself."""
+
+
+@contextmanager
+def looked_at(what: str, hint: str = ASK) -> Iterator[None]:
+    """Raises BadInput where it is not even allowed to see what is there; `what` is as the command line says it."""
+    try:
+        yield
+    except PermissionError as error:
+        raise BadInput(f"{what}: not yours to look at ({error.strerror or error}); {hint}") from error
+
+
+def told(error: OSError) -> str | None:
+    """In one line what a file system said of a file, when nobody closer to it did; None where it may be a defect of ours."""
+    if error.errno not in OF_THE_MACHINE or error.filename is None:
+        return None
+    name = next((one for one in (error.filename, error.filename2) if isinstance(one, str | Path)), None)
+    if name is None:  # a descriptor, or bytes
+        return None
+    hint = ASK if isinstance(error, PermissionError) else "name another place, or mend this one"
+    return f"{name}: {error.strerror or error}; {hint}"
