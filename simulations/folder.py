@@ -40,6 +40,9 @@ ROOM = 4 << 20
 """Bytes for everything but checkpoints."""
 
 
+MEND = "mend that, or choose another --output"
+
+
 class FolderError(ValueError):
     """A folder that cannot be used: its name, the reason and what to do, in one line."""
 
@@ -64,7 +67,7 @@ class StudyFolder:
             self._lock = _locked(path / "machine" / "lock", path)
             self._claim()
         except OSError as error:
-            raise FolderError(f"{path}: cannot be written ({error.strerror or error})") from error
+            raise FolderError(f"{path}: cannot be written ({error.strerror or error}); {MEND}") from error
 
     def __enter__(self) -> StudyFolder:
         return self
@@ -166,7 +169,7 @@ class StudyFolder:
             files.write_whole(self.path / "machine" / "room", bytes(1 << 16))
             (self.path / "machine" / "room").unlink()
         except OSError as error:
-            raise FolderError(f"{self.path}: cannot be written ({error.strerror or error})") from error
+            raise FolderError(f"{self.path}: cannot be written ({error.strerror or error}); {MEND}") from error
 
     # -- the end ---------------------------------------------------------------------------------------------------------
 
@@ -199,15 +202,15 @@ def held(path: Path) -> Iterator[None]:
         (path / "machine").mkdir(parents=True, exist_ok=True)
         descriptor = _locked(path / "machine" / "lock", path)
     except OSError as error:
-        raise FolderError(f"{path}: cannot be written ({error.strerror or error})") from error
+        raise FolderError(f"{path}: cannot be written ({error.strerror or error}); {MEND}") from error
     try:
         yield
     finally:
         os.close(descriptor)
 
 
-def fresh(name: str, within: Path) -> Path:
-    """`NAME-1`, or the first number of which there is nothing yet; made, so that nobody else takes it."""
+def fresh(name: str, within: Path, option: str = "--output") -> Path:
+    """`NAME-1`, or the first number of which there is nothing yet; made, so that nobody else takes it. `option` names another."""
     try:
         within.mkdir(parents=True, exist_ok=True)
         taken = [int(found[1]) for path in within.iterdir() if (found := re.fullmatch(rf"{re.escape(name)}-(\d+)", path.name))]
@@ -219,7 +222,8 @@ def fresh(name: str, within: Path) -> Path:
             except FileExistsError:
                 number += 1
     except OSError as error:
-        raise FolderError(f"{within}: cannot be written ({error.strerror or error}); choose another --output") from error
+        where = within.absolute()  # `.` is no name that anybody gave
+        raise FolderError(f"{where}: cannot be written ({error.strerror or error}); choose another {option}") from error
 
 
 def check_new(path: Path) -> None:

@@ -11,12 +11,37 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
+from pydantic import BaseModel, FiniteFloat, ValidationError
 
 from fedrho.drawing import GREY, MARKERS, accuracy_axis, drawn, dressed, look, noted
 from fedrho.picture_files import check_picture, kind_of
 
 NAME = 26
 """Characters of a line of the legend, which stands beside the axes."""
+
+
+class _Statement(BaseModel):
+    delta: FiniteFloat
+
+
+class _Run(BaseModel):
+    name: str
+    epsilon: FiniteFloat | None
+    accuracy_mean: FiniteFloat | None
+    accuracy_std: FiniteFloat | None = None
+    accuracy_standard_error: FiniteFloat | None = None
+    statement: _Statement
+
+
+class _Drawn(BaseModel):
+    """What a picture takes of `results.json`, which may have been damaged since."""
+
+    dataset: str
+    model: str
+    seeds: int
+    measured_on: str
+    constant_accuracy: FiniteFloat | None
+    runs: list[_Run]
 
 
 def accuracy_picture(results: Mapping[str, Any], kinds: Sequence[str] = ("png", "svg")) -> dict[str, bytes]:
@@ -26,11 +51,19 @@ def accuracy_picture(results: Mapping[str, Any], kinds: Sequence[str] = ("png", 
 
 def of_folder(path: Path, picture: Path | None) -> list[Path]:
     """Draws the picture of a finished folder anew, in it or as `picture`; raises BadInput, FolderError."""
-    from fedrho.labels.runs import RESULTS, read_json
+    from fedrho.labels.runs import RESULTS, damaged, read_json, stored
     from fedrho.simulations.files import write_whole
 
     check_picture(picture)
+    if not (path / RESULTS).exists():
+        stored(path)  # a folder of something else is none that could be gone on with
     results = read_json(path / RESULTS)
+    try:
+        _Drawn.model_validate(results)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise damaged(path / RESULTS, f"{place}: {first['msg'][:1].lower()}{first['msg'][1:]}") from error
     if picture is not None:
         wanted = {picture: accuracy_picture(results, [kind_of(picture)])[kind_of(picture)]}
     else:
@@ -114,7 +147,7 @@ def _line(
     axes.errorbar(
         [moved(float(one["epsilon"]), steps) for one in runs],
         [one["accuracy_mean"] for one in runs],
-        yerr=[_bar(one) for one in runs],
+        yerr=[_bar(one) for one in runs] if any(map(_bar, runs)) else None,  # the legend draws none then
         label=textwrap.fill(name, NAME),
         **look(place),
         marker=MARKERS[place % len(MARKERS)],

@@ -168,7 +168,9 @@ class ExperimentFolder:
             (path / "cells").mkdir(parents=True, exist_ok=True)
             self._lock = _locked(path)
         except OSError as error:
-            raise FolderError(f"{path}: cannot be written ({error.strerror or error})") from error
+            raise FolderError(
+                f"{path}: cannot be written ({error.strerror or error}); mend that, or choose another --out"
+            ) from error
         try:
             self._claim(experiment, data)
         except BaseException:
@@ -227,14 +229,31 @@ def stored(path: Path) -> dict[str, Any]:
 def read_json(path: Path) -> dict[str, Any]:
     """Raises FolderError."""
     try:
-        content: dict[str, Any] = json.loads(path.read_bytes())
+        content = json.loads(path.read_bytes())
     except FileNotFoundError as error:
-        raise FolderError(
-            f"{path}: is not there; `fedrho labels train --out {path.parent}` goes on where it was broken off"
-        ) from error
-    except (OSError, ValueError) as error:
-        raise FolderError(f"{path}: cannot be read ({why_unreadable(error)})") from error
+        raise FolderError(f"{path}: is not there; {_going_on(path)} goes on where it was broken off") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise FolderError(f"{path}: cannot be read ({why_unreadable(error)}); {_anew(path)}") from error
+    if not isinstance(content, dict):
+        raise damaged(path, "it is no object")
     return content
+
+
+def damaged(path: Path, why: str) -> FolderError:
+    """For a file of a folder that is JSON and not what was written there."""
+    return FolderError(f"{path}: cannot be read ({why}); {_anew(path)}")
+
+
+def _anew(path: Path) -> str:
+    """What can be made again without asking a label again may be removed; the rest says what was done, or was asked."""
+    if path.name == RESULTS:
+        return f"remove it, and {_going_on(path)} writes it anew"
+    return "mend it from a copy"
+
+
+def _going_on(path: Path) -> str:
+    folder = path.parents[2] if path.name == RESULT and len(path.parents) > 2 else path.parent
+    return f"`fedrho labels train --out {folder}`"
 
 
 def as_json(values: object) -> str:

@@ -178,7 +178,7 @@ def _run(chosen: ExperimentFile, out: Path | None, again: bool, threads: int, qu
     learner = keras_learner(chosen, data, progress.fitting)
     baseline = DpSgd(model_spec(chosen.model), progress.fitting)
     trainer = Trainer(chosen, data, learner, dp_sgd=baseline, again=again)
-    path = out or fresh(f"labels-{(chosen.dataset or Path(chosen.data or '').stem)}", Path())
+    path = out or fresh(f"labels-{(chosen.dataset or Path(chosen.data or '').stem)}", Path(), "--out")
     results = experiment.run(chosen, data, path, trainer, progress, lambda: noted(chosen, path, again))
     if not (path / "plots" / "accuracy.svg").exists():
         with console.working("drawing the picture", quiet):
@@ -288,7 +288,7 @@ def export(
     Example: fedrho labels export labels-digits-1 --out digits.keras --run lp-2st-epsilon-2.0-seed-0
     """
     from fedrho.export import check_out, write_export, write_whole
-    from fedrho.labels.runs import MODEL, RESULT, DiskMemory, read_json, stored
+    from fedrho.labels.runs import MODEL, RESULT, DiskMemory, damaged, read_json, stored
     from fedrho.labels.training import model_spec
     from fedrho.models.whole import WholeModel
     from fedrho.operator_client import Exported
@@ -302,7 +302,10 @@ def export(
     chosen = run or (names[0] if len(names) == 1 else None)
     if chosen not in names:
         raise BadInput(f"--run: choose one of {', '.join(names)}")
-    statement = read_json(folder / "cells" / chosen / RESULT)["statement"]
+    result = folder / "cells" / chosen / RESULT
+    statement = read_json(result).get("statement")
+    if not isinstance(statement, dict):
+        raise damaged(result, "it has no statement")
     try:
         weights = DiskMemory(folder / "cells" / chosen).recall_weights(MODEL)
     except (OSError, ValueError, EOFError) as error:

@@ -153,3 +153,89 @@ def test_the_commands_of_the_reproductions_are_commands() -> None:
     for line in found:
         train = command.commands["labels"].commands["train"]  # type: ignore[attr-defined]
         assert set(train.make_context("train", shlex.split(line)).params["method"]) <= set(recipes.METHODS)
+
+
+def experiment_folder(path: Path, results: str | None) -> Path:
+    """A folder as `fedrho labels train` leaves it, as far as a picture is made of it."""
+    path.mkdir()
+    (path / "experiment.toml").write_text("seeds = 1\n")
+    if results is not None:
+        (path / "results.json").write_text(results)
+    return path
+
+
+def results_of(*accuracy: float, **changes: Any) -> str:
+    runs = [
+        {"name": "lp-1st", "epsilon": float(n), "accuracy_mean": one, "accuracy_std": 0.0, "statement": {"delta": 0.0}}
+        for n, one in enumerate(accuracy, 1)
+    ]
+    values = {"dataset": "d", "model": "m", "seeds": 1, "measured_on": "some", "constant_accuracy": 0.1, "runs": runs}
+    return json.dumps({**values, **changes})
+
+
+@pytest.mark.parametrize(
+    ("damage", "why"),
+    [
+        ("", "Expecting value"),
+        ("[]", "it is no object"),
+        ('{"runs":[]}', "dataset: field required"),
+        (results_of(runs={}), "runs: input should be a valid list"),
+        (results_of(0.5, constant_accuracy="much"), "constant_accuracy: input should be a valid number"),
+        (results_of(runs=[{"name": "lp-1st", "epsilon": 1.0}]), "runs.0.accuracy_mean: field required"),
+        (results_of(float("nan")), "runs.0.accuracy_mean: input should be a finite number"),
+    ],
+)
+def test_damaged_results_are_one_line_that_says_how_they_are_written_anew(damage: str, why: str, tmp_path: Path) -> None:
+    folder = experiment_folder(tmp_path / "run", damage)
+    text = refused("labels", "plot", str(folder))
+    assert text.startswith(f"{folder / 'results.json'}: cannot be read ({why}")
+    assert text.endswith(f"; remove it, and `fedrho labels train --out {folder}` writes it anew")
+    assert not (folder / "plots").exists()
+
+
+def test_what_says_whats_labels_were_asked_is_never_to_be_removed(tmp_path: Path) -> None:
+    folder = experiment_folder(tmp_path / "run", None)
+    cell = folder / "cells" / "one"
+    cell.mkdir(parents=True)
+    for content in ("[]", "{}", "{"):
+        (cell / "result.json").write_text(content)
+        text = refused("labels", "export", str(folder), "--out", str(tmp_path / "m.npz"))
+        assert text.startswith(f"{cell / 'result.json'}: cannot be read (")
+        assert text.endswith("; mend it from a copy")
+
+
+def test_only_a_folder_of_an_experiment_is_to_be_gone_on_with(tmp_path: Path) -> None:
+    study = tmp_path / "digits-1"
+    study.mkdir()
+    (study / "study.toml").write_text('name = "digits"\n')
+    assert (
+        refused("labels", "plot", str(study))
+        == f"{study}: holds no experiment; allowed: a folder that `fedrho labels train` wrote"
+    )
+    begun = experiment_folder(tmp_path / "begun", None)
+    assert f"`fedrho labels train --out {begun}` goes on" in refused("labels", "plot", str(begun))
+
+
+def test_the_legend_has_error_bars_only_where_there_are_some(tmp_path: Path) -> None:
+    from matplotlib.figure import Figure
+
+    from fedrho.labels.plots import _accuracy
+
+    for deviation, bars in ((0.0, False), (0.02, True)):
+        results = json.loads(results_of(0.5, 0.6))
+        for one in results["runs"]:
+            one["accuracy_std"] = deviation
+        figure = Figure()
+        _accuracy(figure, results)
+        (container,) = figure.axes[0].containers
+        assert container.has_yerr is bars  # type: ignore[attr-defined]
+
+
+def test_an_unwritable_folder_is_told_with_the_option_of_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refusing(self: Path, *arguments: object, **more: object) -> None:
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Path, "mkdir", refusing)
+    text = refused(*DIGITS, "--method", "lp-1st")
+    assert text == f"{tmp_path}: cannot be written (Permission denied); choose another --out"
