@@ -7,20 +7,23 @@ above all it has no digest of the file, with which guesses of labels could be ch
 from __future__ import annotations
 
 import fcntl
+import glob
 import json
 import math
 import os
 import secrets
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 from fedrho.console import BadInput
 from fedrho.privacy.labels.statement import LabelStatement
 
 MOST_DELTA: Final = 0.999
+SCRATCH_BYTES: Final = 4
+"""Of a scratch file's name, in hexadecimal digits after a dot."""
 
 
 @dataclass(frozen=True)
@@ -93,8 +96,11 @@ def write_whole(path: Path, content: bytes, *, replace: bool) -> None:
     """Whole or not at all; raises FileExistsError where there is one and it is not to be replaced."""
     scratch = scratch_of(path)
     try:
-        scratch.write_bytes(content)
-        publish(scratch, path, replace=replace)
+        with scratch.open("xb") as file:
+            hold(file)
+            file.write(content)
+            file.flush()
+            publish(scratch, path, replace=replace)
     finally:
         scratch.unlink(missing_ok=True)
 
@@ -115,7 +121,20 @@ def publish(scratch: Path, path: Path, *, replace: bool) -> None:
 
 
 def scratch_of(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    return path.with_name(f".{path.name}.{secrets.token_hex(SCRATCH_BYTES)}")
+
+
+def hold(file: BinaryIO) -> None:
+    """Whoever sweeps leaves a file alone that is being written; the lock ends with the process, however that ends."""
+    fcntl.flock(file, fcntl.LOCK_EX)
+
+
+def sweep(path: Path) -> None:
+    """What processes that were killed have left of a file goes; what it holds nobody can use, and its answers are paid for."""
+    for scratch in path.parent.glob(f".{glob.escape(path.name)}.{'[0-9a-f]' * 2 * SCRATCH_BYTES}"):
+        with suppress(OSError), scratch.open("rb") as file:  # BlockingIOError: it is being written
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            scratch.unlink()
 
 
 def _entry(one: dict[str, Any]) -> Answered:

@@ -21,8 +21,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedrho.console import BadInput
-from fedrho.labels.answered import Answered, alone, former, note_of, publish, remember, scratch_of, with_deltas, write_whole
+from fedrho.labels.answered import (
+    Answered,
+    alone,
+    former,
+    hold,
+    note_of,
+    publish,
+    remember,
+    scratch_of,
+    sweep,
+    with_deltas,
+    write_whole,
+)
 from fedrho.labels.csv_file import CsvFile, Header, Record, value
+from fedrho.places import ASK
 from fedrho.privacy.labels.chance import SystemChance
 from fedrho.privacy.labels.per_bit import PerBit
 from fedrho.privacy.labels.private import PrivateLabels
@@ -98,10 +111,13 @@ def answer(question: Question, progress: Progress = unwatched) -> dict[str, Any]
         with alone(question.data):
             return _answer_alone(question, progress)
     except OSError as error:
-        raise BadInput(f"{error.filename or question.data}: {error.strerror or error}") from error
+        reason = f"{error.filename or question.data}: {error.strerror or error}"
+        raise BadInput(f"{reason}; {ASK if isinstance(error, PermissionError) else 'nothing was answered; mend that'}") from error
 
 
 def _answer_alone(question: Question, progress: Progress) -> dict[str, Any]:
+    for path in (question.out, question.statement_file, note_of(question.data)):
+        sweep(path)
     earlier = former(question.data)
     same = _before(question, earlier)
     read = read_data(question, same, progress)
@@ -110,11 +126,13 @@ def _answer_alone(question: Question, progress: Progress) -> dict[str, Any]:
     scratch = scratch_of(question.out)
     try:
         with scratch.open("xb") as file:
+            hold(file)
             size = Writer(question, read, file, progress).write()
-        statement = with_deltas(read.private.ledger.statement(_assumptions(question)), same)
-        summary = summary_values(question, statement, len(read.private), size)
-        write_whole(question.statement_file, (json.dumps(summary, indent=2, allow_nan=False) + "\n").encode(), replace=False)
-        publish(scratch, question.out, replace=False)
+            file.flush()
+            statement = with_deltas(read.private.ledger.statement(_assumptions(question)), same)
+            summary = summary_values(question, statement, len(read.private), size)
+            write_whole(question.statement_file, (json.dumps(summary, indent=2, allow_nan=False) + "\n").encode(), replace=False)
+            publish(scratch, question.out, replace=False)
     except BaseException as error:
         if not question.out.exists():  # nobody saw an answer
             scratch.unlink(missing_ok=True)
@@ -167,8 +185,15 @@ def by_class(labels: NDArray[np.int64]) -> bool:
 
 
 def _check_places(question: Question) -> None:
+    if question.data.is_dir():
+        raise BadInput(f"{question.data}: is a folder; name a CSV file in it")
     if not question.data.is_file():
-        raise BadInput(f"{question.data}: there is no such file")
+        raise BadInput(f"{question.data}: there is no such file; name a CSV file with a header")
+    if question.statement_file.exists() and not question.out.exists():
+        raise BadInput(
+            f"--out {question.out}: {question.statement_file} is there and tells of answers that are not: an answer was broken "
+            "off between the two, or its file was moved; remove the statement, or choose another name, and --again pays once more"
+        )
     for path in (question.out, question.statement_file):
         if path.exists() or path.is_symlink():
             raise BadInput(
@@ -187,11 +212,25 @@ def _before(question: Question, earlier: list[Answered]) -> list[Answered]:
     if same and not question.again:
         told = ", ".join(f"{one.out} (epsilon {one.epsilon:g})" for one in same)
         total = math.fsum([question.randomizer.epsilon, *(one.epsilon for one in same)])
+        there = [one.out for one in same if _is_there(question, one)]
+        first = f"use {there[0]}, or add --again" if there else f"add --again if you want it ({_gone(same)})"
         raise BadInput(
             f"{question.data}: these labels were answered before: {told}; a second answer costs epsilon again, {total:g} in all: "
-            f"use the first, or add --again ({note_of(question.data).name} keeps the account)"
+            f"{first} ({note_of(question.data).name} keeps the account)"
         )
     return same
+
+
+def _is_there(question: Question, one: Answered) -> bool:
+    """Whether the file of an earlier answer is where such files are; the account has no more than its name."""
+    return any((folder / one.out).exists() for folder in (question.out.parent, question.data.resolve().parent))
+
+
+def _gone(same: list[Answered]) -> str:
+    if len(same) == 1:
+        first = same[0].out
+        return f"{first} is not here: it was broken off before its file was written, or the file was moved; it counts either way"
+    return "none of these files is here: each was broken off before it was written, or moved; they count either way"
 
 
 def _assumptions(question: Question) -> Iterator[str]:

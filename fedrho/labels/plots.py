@@ -62,8 +62,8 @@ def of_folder(path: Path, picture: Path | None) -> list[Path]:
         _Drawn.model_validate(results)
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))
-        raise damaged(path / RESULTS, f"{place}: {first['msg'][:1].lower()}{first['msg'][1:]}") from error
+        key = ".".join(map(str, first["loc"]))
+        raise damaged(path / RESULTS, f"{key}: {first['msg'][:1].lower()}{first['msg'][1:]}") from error
     if picture is not None:
         wanted = {picture: accuracy_picture(results, [kind_of(picture)])[kind_of(picture)]}
     else:

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from fedrho.labels import answering
-from fedrho.labels.answered import alone
+from fedrho.labels.answered import alone, hold
 from fedrho.labels.answering import by_class
 from fedrho.labels.csv_file import CsvFile, Record
 from fedrho.privacy.labels.chance import SystemChance
@@ -197,8 +197,52 @@ def test_whoever_is_killed_has_paid(labels: Run) -> None:
     assert not Path("n.csv").exists()
     code, _, err = labels(ASK)
     assert (code, "were answered before: n.csv (epsilon 1)" in err) == (2, True)
+    assert "use " not in err
+    assert "add --again if you want it (n.csv is not here: it was broken off before its file was written" in err
+    assert sorted(os.listdir()) == ["d.csv", "d.csv.answers.json"]  # and nothing half-written
     code, out, _ = labels(ASK + " --again --json")
     assert (code, json.loads(out)["epsilon_total"]) == (0, 2.0)
+    assert "use n.csv, or add --again" in labels(ASK.replace("n.csv", "m.csv"))[2]
+
+
+def test_a_statement_without_its_answers_is_no_first_answer_to_keep(labels: Run) -> None:
+    """Killed between the two names: neither the name nor the labels are free."""
+    write(mixed())
+    assert labels(ASK)[0] == 0
+    Path("n.csv").unlink()
+    code, _, err = labels(ASK + " --again")
+    assert (code, "n.csv.statement.json is there and tells of answers that are not" in err, "keep the first" in err) == (
+        2,
+        True,
+        False,
+    )
+    Path("n.csv.statement.json").unlink()
+    assert labels(ASK)[0] == 2
+    code, out, _ = labels(ASK + " --again --json")
+    assert (code, json.loads(out)["epsilon_total"]) == (0, 2.0)
+
+
+def test_only_scratch_of_ended_processes_is_swept(labels: Run) -> None:
+    write(mixed())
+    for name in (
+        ".n.csv.0123abcd",
+        ".n.csv.statement.json.0123abcd",
+        ".d.csv.answers.json.0123abcd",
+        ".n.csv.mine",
+        ".n.csv.89abcdef",
+    ):
+        Path(name).write_bytes(b"x")
+    with Path(".n.csv.89abcdef").open("rb") as file:
+        hold(file)
+        assert labels(ASK)[0] == 0
+    assert sorted(os.listdir()) == [
+        *(".n.csv.89abcdef", ".n.csv.mine", "d.csv", "d.csv.answers.json", "n.csv", "n.csv.statement.json")
+    ]
+
+
+def test_a_folder_in_place_of_the_data_is_called_one(labels: Run) -> None:
+    Path("d.csv").mkdir()
+    assert "d.csv: is a folder; name a CSV file in it" in labels(ASK)[2]
 
 
 def test_two_processes_do_not_answer_the_same_labels_at_once(labels: Run) -> None:
