@@ -15,6 +15,7 @@ import typer
 from fedrho import completions, console
 from fedrho.console import BadInput
 from fedrho.output_options import JsonAtEnd, Quiet
+from fedrho.places import check_folder
 from fedrho.progress import StepProgress
 from fedrho.saved_models import add_models
 from fedrho.sources import Digits, Reading, Source, find_source, fitting
@@ -111,6 +112,7 @@ def join(
     from fedrho.client.app import recorded, run_devices
     from fedrho.client.participant import Outcome, Result
 
+    check_folder("--history", history)
     add_models(model or [])
     source = find_source(data, Digits(devices, of, alpha, seed), Reading(label, classes, text, vocabulary))
     server = _server(address, tls, population_key)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,6 +28,17 @@ def looked_at(what: str, hint: str = ASK) -> Iterator[None]:
         yield
     except PermissionError as error:
         raise BadInput(f"{what}: not yours to look at ({error.strerror or error}); {hint}") from error
+
+
+def check_folder(option: str, folder: Path) -> None:
+    """Raises BadInput where no file could be written in `folder`, which need not be there yet; writes nothing."""
+    what = f"{option} {folder}"
+    with looked_at(what):
+        nearest = next(one for one in (folder, *folder.absolute().parents) if one.exists())
+        if not nearest.is_dir():
+            raise BadInput(f"{what}: {'is' if nearest == folder else f'{nearest} is'} a file; name a folder")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise BadInput(f"{what}: cannot be written (permission denied in {nearest}); {ASK}")
 
 
 def told(error: OSError) -> str | None:

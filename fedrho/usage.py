@@ -38,7 +38,8 @@ def misused(error: Any) -> str:
     text = " ".join(str(error.message).split()).removeprefix("Value error, ").rstrip(".")
     text = text[:1].lower() + text[1:]
     if parameter is not None:
-        return f"{_shown(parameter)}: {text}{_allowed(parameter)}{_near_choice(text)}{_hint(text)}"
+        text, allowed = _plainly(text)
+        return f"{_shown(parameter)}: {text}{_allowed(parameter) or allowed}{_near_choice(text)}"
     if kind == "BadOptionUsage":  # a value is missing, or too many
         return f"{error.option_name}: {text.removeprefix('option ').removeprefix(repr(error.option_name)).strip()}"
     if context is not None and text.startswith("no such command"):
@@ -54,9 +55,13 @@ def _shown(parameter: Any) -> str:
     return name if name.startswith("-") else parameter.metavar or parameter.name.upper()
 
 
-def _hint(text: str) -> str:
-    """For "path 'mine' is not readable"."""
-    return f"; {ASK}" if re.fullmatch(r"path '.*' is not (readable|writable)", text) else ""
+def _plainly(text: str) -> tuple[str, str]:
+    """Without what the parser says of itself, and what is allowed where no range is told."""
+    said, of_a_number, _ = text.partition(", unable to parse string as ")
+    whole = said.startswith("input should be a valid integer")
+    if of_a_number or whole:
+        return said, "; allowed: a whole number, such as 10" if whole else "; allowed: a number, such as 0.5"
+    return text, f"; {ASK}" if re.fullmatch(r"path '.*' is not (readable|writable)", text) else ""
 
 
 def _near_choice(text: str) -> str:

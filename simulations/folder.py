@@ -239,6 +239,8 @@ def stored_values(path: Path) -> dict[str, Any]:
     """Of the study that a folder holds; raises FolderError where it holds none."""
     try:
         return tomllib.loads((path / "study.toml").read_text(encoding="utf-8"))
+    except NotADirectoryError as error:
+        raise FolderError(f"{path}: is a file; name a folder that `fedrho simulate` wrote") from error
     except FileNotFoundError as error:
         raise FolderError(f"{path}: holds no study; allowed: a folder that `fedrho simulate` wrote") from error
     except (OSError, ValueError) as error:

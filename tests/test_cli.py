@@ -132,6 +132,15 @@ def test_join_needs_devices_that_exist(devices: str, fedrho: Run) -> None:
     refused(fedrho("join", "127.0.0.1:1", "--data", "digits", f"--devices={devices}"), "allowed: FIRST-LAST")
 
 
+@pytest.mark.parametrize("more", [(), ("--forever",)])
+def test_join_looks_at_the_folder_of_histories_before_it_waits(more: tuple[str, ...], fedrho: Run, tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("")
+    refused(
+        fedrho("join", "127.0.0.1:1", "--data", "digits", "--history", tmp_path / "taken", *more),
+        f"--history {tmp_path / 'taken'}: is a file; name a folder",
+    )
+
+
 def test_join_needs_data_that_exist(fedrho: Run) -> None:
     refused(fedrho("join", "127.0.0.1:1", "--data", "mine.npz"), "mine.npz: no such file")
 
@@ -178,9 +187,9 @@ def test_demo_in_a_place_that_is_no_folder(fedrho: Run, tmp_path: Path) -> None:
         ("demo --alpha 2000", ("--alpha: ", "allowed: 0.01 to 1000")),
         ("join 127.0.0.1:1 --data digits --wait 0", ("--wait: ", "allowed: 0.1 or more")),
         ("demo --steps abc", ("--steps: ", "valid integer", "allowed: 1 to 1000")),
-        ("account spend --noise-multiplier 1 --rounds abc", ("--rounds: ", "valid integer")),
+        ("account spend --noise-multiplier 1 --rounds abc", ("--rounds: ", "valid integer; allowed: a whole number")),
         ("account spend --noise-multiplier 1 --rounds 2.5", ("--rounds: ", "valid integer")),
-        ("account spend --noise-multiplier much", ("--noise-multiplier: ", "valid number")),
+        ("account spend --noise-multiplier much", ("--noise-multiplier: ", "valid number; allowed: a number")),
         ("account spend --rounds 5", ("--noise-multiplier: missing", "fedrho account spend --help")),
         ("account spend --rounds", ("--rounds: requires an argument",)),
         ("account spend --json=3", ("--json: does not take a value",)),

@@ -66,6 +66,10 @@ def without_rights(*arguments: object, cwd: Path) -> tuple[int, str, str]:
         ("device ledger --history nob/x", "--history nob/x: not yours to look at"),
         ("device leave everything --history nob", "--history: path 'nob' is not readable; ask its owner"),
         ("labels train --dataset digits --epsilon 1 --out nob/o", "nob/o: Permission denied; ask its owner"),
+        (
+            "join 127.0.0.1:1 --data digits --history nob/x",
+            "--history nob/x: not yours to look at (Permission denied); ask its owner",
+        ),
         ("join 127.0.0.1:1 --data digits --tokens nob/x", "nob/x: Permission denied; ask its owner"),
     ],
 )
@@ -76,6 +80,16 @@ def test_a_command_that_may_not_look_says_so_in_one_line(line: str, expected: st
     (said,) = err.strip().splitlines()
     assert said.startswith("fedrho: ")
     assert expected in said
+
+
+@pytest.mark.slow
+def test_a_device_that_could_remember_nothing_says_so_before_it_waits(locked: Path) -> None:
+    locked.chmod(0o755 if os.getuid() == 0 else 0o500)
+    code, _, err = without_rights(*"join 127.0.0.1:1 --data digits --history nob".split(), cwd=locked.parent)
+    assert (code, err.strip().splitlines()) == (
+        2,
+        ["fedrho: --history nob: cannot be written (permission denied in nob); ask its owner, or name another place"],
+    )
 
 
 # -- without another user ------------------------------------------------------------------------------------------------------
@@ -150,6 +164,33 @@ def test_a_defect_keeps_its_traceback(defect: Exception) -> None:
     assert raised.value is defect
 
 
-def test_typers_word_about_a_folder_gets_a_next_step() -> None:
-    assert usage._hint("path 'nob' is not readable") == f"; {places.ASK}"
-    assert usage._hint("file 'nob' does not exist") == ""
+@pytest.mark.parametrize(
+    ("said", "better"),
+    [
+        ("path 'nob' is not readable", ("path 'nob' is not readable", f"; {places.ASK}")),
+        ("file 'nob' does not exist", ("file 'nob' does not exist", "")),
+        (
+            "input should be a valid integer, unable to parse string as an integer",
+            ("input should be a valid integer", "; allowed: a whole number, such as 10"),
+        ),
+        (
+            "input should be a valid number, unable to parse string as a number",
+            ("input should be a valid number", "; allowed: a number, such as 0.5"),
+        ),
+    ],
+)
+def test_typers_word_gets_a_next_step(said: str, better: tuple[str, str]) -> None:
+    assert usage._plainly(said) == better
+
+
+def test_a_folder_is_tried_before_anybody_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    places.check_folder("--history", tmp_path / "new" / "one")
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "file").write_text("")
+    with pytest.raises(BadInput, match=r"--history .*file: is a file; name a folder"):
+        places.check_folder("--history", tmp_path / "file")
+    with pytest.raises(BadInput, match=r"--history .*one: .*file is a file; name a folder"):
+        places.check_folder("--history", tmp_path / "file" / "one")
+    monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)
+    with pytest.raises(BadInput, match=r"--history .*new: cannot be written \(permission denied in .*\); ask its owner"):
+        places.check_folder("--history", tmp_path / "new")

@@ -220,6 +220,8 @@ def stored(path: Path) -> dict[str, Any]:
     """Of the experiment that a folder holds; raises FolderError where it holds none."""
     try:
         return tomllib.loads((path / EXPERIMENT).read_text(encoding="utf-8"))
+    except NotADirectoryError as error:
+        raise FolderError(f"{path}: is a file; name a folder that `fedrho labels train` wrote") from error
     except FileNotFoundError as error:
         raise FolderError(f"{path}: holds no experiment; allowed: a folder that `fedrho labels train` wrote") from error
     except (OSError, ValueError) as error:

@@ -189,6 +189,8 @@ def test_new_folders_are_numbered_and_nothing_is_overwritten(whole: Path, tmp_pa
     assert fresh("toy", tmp_path).name == "toy-8"
     with pytest.raises(FolderError, match="is there already and not empty; go on with --resume"):
         check_new(whole)
+    with pytest.raises(FolderError, match=r"toy-7: is a file; name a folder that `fedrho simulate` wrote"):
+        stored_values(tmp_path / "toy-7")
     with pytest.raises(FolderError, match="holds no study"):
         stored_values(tmp_path)
 
