@@ -324,7 +324,8 @@ def compare(
     if plot:
         from fedrho import plots
 
-        plots.errors(plot, {name: prefix_noise(it, steps, participation, Rho(rho)) for name, it in mechanisms.items()}, rho)
+        sums = {name: prefix_noise(it, steps, participation, Rho(rho)) for name, it in mechanisms.items()}
+        plots.errors(plot, sums, rho, participation)
     if json:
         settings = {"rounds": steps, "max_participations": participation.max_times}
         settings |= {"min_separation": participation.min_separation, "cyclic": participation.cyclic}

@@ -4,7 +4,7 @@ What is in a run: every value of the study as a parameter, every number of every
 that TensorBoard gets, and the statement, the study, the weights and the pictures as artifacts. A sweep is a run whose points are
 runs within it. Which run a folder has become is noted in its `machine/`, so nothing that is compared changes.
 
-MLflow is never in the way: what cannot be sent is left out, and told at the end.
+MLflow is never in the way: what cannot be sent is left out, and told at the beginning and at the end.
 """
 
 from __future__ import annotations
@@ -257,6 +257,7 @@ def followed(uri: str | None, path: Path, watch: Watch) -> Iterator[Watch]:
         return
     sent = Sent(uri, path)
     sent.begin()
+    _tell_early(sent)
     try:
         yield Following(watch, sent)
     finally:
@@ -280,6 +281,7 @@ def followed_sweep(uri: str | None, path: Path, points: Sequence[Path]) -> Itera
         return
     whole = Sent(uri, path)
     whole.begin()
+    _tell_early(whole)
     try:
         yield
     finally:
@@ -290,15 +292,21 @@ def followed_sweep(uri: str | None, path: Path, points: Sequence[Path]) -> Itera
         _tell(uri, path, sent)
 
 
+def _tell_early(sent: Sent) -> None:
+    """Before hours of work, that nobody is there to take it."""
+    if sent.failed is not None:
+        _say(f"MLflow did not take the run ({sent.failed}); it goes on, and a line at its end says how to send it")
+
+
 def _tell(uri: str, path: Path, sent: Sequence[Sent]) -> None:
     """One line for all that could not be sent."""
     why = next((one.failed for one in sent if one.failed), None)
     if why is not None:
-        console.err.print(
-            f"fedrho: MLflow did not take everything ({why}); the results are whole, and "
-            f"`fedrho simulate --resume {shlex.quote(str(path))} --mlflow {shlex.quote(uri)}` sends what is missing",
-            style="yellow",
-            highlight=False,
-            markup=False,
-            soft_wrap=True,
+        _say(
+            f"MLflow did not take everything ({why}); the results are whole, and "
+            f"`fedrho simulate --resume {shlex.quote(str(path))} --mlflow {shlex.quote(uri)}` sends what is missing"
         )
+
+
+def _say(line: str) -> None:
+    console.err.print(f"fedrho: {line}", style="yellow", highlight=False, markup=False, soft_wrap=True)

@@ -20,6 +20,7 @@ from fedrho.console import BadInput, working
 from fedrho.drawing import GREY, SETTINGS, UNDATED, dressed, legend_below, look, marked, plain_numbers
 from fedrho.picture_files import kind_of
 from fedrho.privacy.auditing.limits import largest_separation
+from fedrho.privacy.participation import Participation
 from fedrho.privacy.statement import round_up
 from fedrho.privacy.zcdp import Rho, epsilon, gaussian_epsilon, simple_epsilon
 
@@ -63,9 +64,9 @@ def needed(path: Path, rho: float, sensitivity_squared: float, mechanism: str) -
         plain_numbers(axes.xaxis, axes.yaxis)
 
 
-def errors(path: Path, noise: Mapping[str, NDArray[np.float64]], rho: float) -> None:
-    """Standard deviation of the noise in the sum of the first t rounds, by mechanism, at one budget."""
-    title = f"Noise of the running sum at rho = {rho:g} ({PROMISE})"
+def errors(path: Path, noise: Mapping[str, NDArray[np.float64]], rho: float, participation: Participation) -> None:
+    """Standard deviation of the noise in the sum of the first t rounds, by mechanism, at one budget and with one limit."""
+    title = f"Noise of the running sum at rho = {rho:g} ({PROMISE})\n{limit(participation)}"
     with picture(path, title, "round", "standard deviation (clip norms)") as axes:
         for place, (name, values) in enumerate(noise.items()):
             style = {"linewidth": 0.8 if name == "tree" else 2, **marked(place, values.size), **look(place)}
@@ -75,6 +76,15 @@ def errors(path: Path, noise: Mapping[str, NDArray[np.float64]], rho: float) -> 
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         plain_numbers(axes.yaxis)
         _named_below(axes)
+
+
+def limit(participation: Participation) -> str:
+    """How often a device takes part at most: the more often, the more noise."""
+    if participation.max_times == 1:
+        return "a device takes part once at most"
+    how = "whole multiples of" if participation.cyclic else "at least"
+    times, apart = participation.max_times, participation.min_separation
+    return f"a device takes part up to {times} times, {how} {apart} round{'s' if apart > 1 else ''} apart"
 
 
 def conversions(path: Path, rho: Rho, delta: float) -> None:

@@ -85,7 +85,7 @@ def test_a_command_that_may_not_look_says_so_in_one_line(line: str, expected: st
 @pytest.mark.slow
 def test_a_device_that_could_remember_nothing_says_so_before_it_waits(locked: Path) -> None:
     locked.chmod(0o755 if os.getuid() == 0 else 0o500)
-    code, _, err = without_rights(*"join 127.0.0.1:1 --data digits --history nob".split(), cwd=locked.parent)
+    code, _, err = without_rights(*["join", "127.0.0.1:1", "--data", "digits", "--history", "nob"], cwd=locked.parent)
     assert (code, err.strip().splitlines()) == (
         2,
         ["fedrho: --history nob: cannot be written (permission denied in nob); ask its owner, or name another place"],

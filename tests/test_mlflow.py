@@ -149,10 +149,29 @@ def test_an_mlflow_that_is_down_changes_nothing_but_a_line(
         run_part(tmp_path / "toy-1", address)
     run_part(tmp_path / "whole", None)
     assert digests(tmp_path / "toy-1") == digests(tmp_path / "whole")
-    said = capsys.readouterr().err
-    assert said.startswith("fedrho: MLflow did not take everything (")
-    assert said.rstrip().endswith(f"`fedrho simulate --resume {tmp_path / 'toy-1'} --mlflow {address}` sends what is missing")
-    assert len(said.splitlines()) == 1
+    early, late = capsys.readouterr().err.splitlines()
+    assert early.startswith("fedrho: MLflow did not take the run (")
+    assert late.startswith("fedrho: MLflow did not take everything (")
+    assert late.endswith(f"`fedrho simulate --resume {tmp_path / 'toy-1'} --mlflow {address}` sends what is missing")
+
+
+def test_that_nobody_takes_a_run_is_told_before_it_begins(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def nobody(sent: mlflow_runs.Sent, send: object) -> None:
+        sent.failed = None if there else "connection refused"
+
+    monkeypatch.setattr(mlflow_runs.Sent, "_try", nobody)
+    for there, lines in ((False, 1), (True, 0)):
+        for begun in (
+            mlflow_runs.followed("http://127.0.0.1:1", tmp_path, Watch()),
+            mlflow_runs.followed_sweep("http://127.0.0.1:1", tmp_path, []),
+        ):
+            with begun:
+                said = capsys.readouterr().err
+                assert len(said.splitlines()) == lines, said
+                assert ("(connection refused); it goes on" in said) is not there
+            capsys.readouterr()
 
 
 @pytest.mark.parametrize("uri", ["", " ", "ftp://a", "gopher:x"])

@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from fedrho import drawing, plots
 from fedrho.console import BadInput
 from fedrho.picture_files import check_picture
+from fedrho.privacy.participation import Participation
 from fedrho.privacy.zcdp import Rho
 
 NOISE = {name: np.linspace(1, count, 50) for count, name in enumerate(("tree", "independent", "banded", "blt"), 2)}
@@ -37,8 +38,19 @@ PICTURES: dict[str, tuple[Draw, tuple[str, ...]]] = {
     ),
     "needed": (lambda path: plots.needed(path, 0.81, 79.0, "tree"), ("rho", "noise multiplier", "6.984")),
     "errors": (
-        lambda path: plots.errors(path, NOISE, 1.0),
-        ("round", "standard deviation (clip norms)", "one device, zero-out", *NOISE),
+        lambda path: plots.errors(path, NOISE, 1.0, Participation(6, 314)),
+        (
+            *("round", "standard deviation (clip norms)", "one device, zero-out", *NOISE),
+            "a device takes part up to 6 times, at least 314 rounds apart",
+        ),
+    ),
+    "errors of devices that come once": (
+        lambda path: plots.errors(path, NOISE, 1.0, Participation.single()),
+        ("a device takes part once at most",),
+    ),
+    "errors of devices in turn": (
+        lambda path: plots.errors(path, NOISE, 1.0, Participation.epochs(2, 50)),
+        ("a device takes part up to 2 times, whole multiples of 50 rounds apart",),
     ),
     "conversions": (
         lambda path: plots.conversions(path, Rho(0.81), 1e-10),
@@ -167,7 +179,7 @@ def test_few_points_are_marked(points: int, marked: bool, tmp_path: Path, monkey
         return original(self, *arguments, **others)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Axes, "plot", plot)
-    plots.errors(tmp_path / "it.svg", {"tree": np.linspace(1, 2, points)}, 1.0)
+    plots.errors(tmp_path / "it.svg", {"tree": np.linspace(1, 2, points)}, 1.0, Participation.single())
     plots.spent(tmp_path / "it.svg", list(range(points)), [0.1] * points, "tree")
     assert markers == ["o" if marked else None] * 2
 
