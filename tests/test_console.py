@@ -253,6 +253,19 @@ def test_json_and_quiet_mean_the_same_for_every_command() -> None:
         assert getattr(called, "__wrapped__", called).__name__ == meant[one.opts[0]], (path, one.opts)
 
 
+def test_the_page_says_which_commands_have_no_json_and_which_are_quiet() -> None:
+    page = " ".join((Path(__file__).parents[1] / "docs" / "cli.md").read_text(encoding="utf-8").split())
+    leaves = [(path.removeprefix("fedrho "), command) for path, command in commands() if not hasattr(command, "commands")]
+    having = {
+        option: [path for path, command in leaves if any(option in one.opts for one in command.params)]
+        for option in ("--json", "--quiet")
+    }
+    without = re.findall("`([^`]+)`", page.partition("those that run until they are stopped: ")[2].partition(". `--quiet`")[0])
+    quiet = re.findall("`([^`]+)`", page.partition("`--quiet`, of ")[2].partition(", says nothing but errors")[0])
+    assert sorted(without) == sorted(path for path, _ in leaves if path not in having["--json"])
+    assert sorted(quiet) == sorted(having["--quiet"])
+
+
 # -- completion ----------------------------------------------------------------------------------------------------------------
 
 
