@@ -14,7 +14,7 @@ from fedrho.privacy.statement import Neighbours, PrivacyStatement, Unit
 from fedrho.privacy.zcdp import Rho
 from fedrho.server.operations.dashboard import advice as module
 from fedrho.server.operations.dashboard.advice import of_all, of_run
-from fedrho.server.operations.dashboard.forecast import Forecast, Pace
+from fedrho.server.operations.dashboard.forecast import Latest, Pace, Prices, forecast
 from fedrho.server.operations.dashboard.pages import Pages
 from fedrho.server.operations.dashboard.past import Past
 from fedrho.server.operations.dashboard.shown import coded
@@ -30,13 +30,15 @@ VIEW = RunView(
     b"r" * 16, "words", "dp-ftrl", "m", RunState.ACTIVE, 3, 9, 1, 100, 130, 0.4, 0.2, STATEMENT, 2.0, 1e-3, NOW - 60, NOW - 60
 )
 ANSWERED = Tallies({"ASSIGNED": 500, "NO_SEATS": 200}, {"COUNTED": 400, "TOO_LATE": 5}, {}, NOW - 10)
-USUAL = Forecast(9, 1.0, Pace(50.0, 60.0, 70.0, 2))
+USUAL = Pace(50.0, 60.0, 70.0, 2)
+PRICES = Prices(small_task(steps=9))
 
 
 def said(view: RunView = VIEW, tallies: Tallies | None = ANSWERED, live: bool = True, problem: str = "") -> list[tuple[str, str]]:
     """Kind and text of each."""
     now = Snapshot(NOW, (view,), (), STATEMENT, 2.0, tallies)
-    found = [*of_all(now, live), *of_run(view, now, live, Past(problem=problem), USUAL)]
+    ahead = forecast(PRICES, Latest(view.step, view.committed_at), USUAL, NOW)
+    found = [*of_all(now, live), *of_run(view, now, live, Past(problem=problem), ahead)]
     return [(one.kind, f"{one.what} {one.do}") for one in found]
 
 

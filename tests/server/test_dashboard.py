@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from contextlib import closing
+from dataclasses import replace
 from importlib import resources
 from itertools import pairwise
 from pathlib import Path
@@ -32,7 +33,7 @@ from fedrho.server.operations.dashboard.guards import HEADERS
 from fedrho.server.operations.dashboard.pages import NoSuchPage, Pages
 from fedrho.server.operations.dashboard.port import DashboardPort
 from fedrho.server.operations.dashboard.sessions import GUESS_SECONDS, GUESSES, SESSION_SECONDS, Sessions, TooManyGuesses
-from fedrho.server.operations.dashboard.shown import coarse
+from fedrho.server.operations.dashboard.shown import coarse, moment
 from fedrho.server.operations.dashboard.sources import ServedRuns
 from fedrho.server.operations.metrics import Metrics
 from fedrho.server.operations.watching import LOOK_SECONDS
@@ -40,7 +41,7 @@ from fedrho.server.release import RunState
 from fedrho.server.shard import Shard
 from fedrho.server.storage.store import open_store, read_history
 from tests.server.dashboarding import Seen, text_of, watched
-from tests.server.long_history import long_history
+from tests.server.long_history import BEGAN, long_history
 from tests.server.operating import open_population, small_task, until, visit
 
 PAGES = ("/", "/runs/small", "/runs/small/history", "/runs/small/statement.json")
@@ -408,16 +409,56 @@ def test_thousands_of_steps_are_paged_checked_and_drawn_thinly(tmp_path: Path) -
 def test_the_forecast_is_the_ledgers_price_at_the_pace_of_late(tmp_path: Path) -> None:
     task = small_task("long", steps=40)
     history = read_history(tmp_path, long_history(tmp_path, task, 30, seconds=90.0))
-    prices = forecast.Prices(task)
-    found = forecast.forecast(prices, history.entries)
-    assert found.pace == forecast.Pace(90.0, 90.0, 90.0, forecast.RECENT)
-    assert found.ends_at == found.earliest == found.latest == history.entries[-1].committed_at + 10 * 90.0
+    prices, latest = forecast.Prices(task), forecast.Latest(30, history.entries[-1].committed_at)
+    pace = forecast.pace(history.entries)
+    assert pace == forecast.Pace(90.0, 90.0, 90.0, forecast.RECENT)
+    found = forecast.forecast(prices, latest, pace, latest.at + 60.0)
+    ends = latest.at + 10 * 90.0
+    assert found.ends == forecast.Span(ends, ends, ends)
     assert (found.affordable, found.final_rho) == (40, charge(task, 40).rho)
-    assert found.pace is not None
-    ahead = forecast.ahead(prices, history.entries, found.pace)
+    ahead = forecast.ahead(prices, latest, pace, latest.at + 60.0)
     assert [(step, rho) for step, _, rho in ahead] == [(step, charge(task, step).rho) for step in range(30, 41)]
-    assert forecast.forecast(prices, history.entries[:2]).ends_at is None, "one release is no pace"
+    assert forecast.pace(history.entries[:2]) is None, "one release is no pace"
+    assert forecast.forecast(prices, latest, None, latest.at).ends is None
     assert forecast.pace(history.entries[:3]) == forecast.Pace(90.0, 90.0, 90.0, 1)
+
+
+def test_no_step_to_come_is_said_to_have_come_already() -> None:
+    prices, latest, pace = forecast.Prices(small_task(steps=40)), forecast.Latest(37, 1000.0), forecast.Pace(40.0, 60.0, 90.0, 20)
+    shown = set()
+    for waited in range(271):
+        now = latest.at + waited
+        found, ahead = forecast.forecast(prices, latest, pace, now), forecast.ahead(prices, latest, pace, now)
+        assert found.ends is not None
+        assert found.due_at is None
+        times = [at for _, at, _ in ahead]
+        assert now <= times[1] <= max(now + forecast.GRAIN * pace.median, latest.at + pace.median)
+        assert times == [latest.at, times[1], times[1] + 60.0, found.ends.at]
+        assert now + 2 * pace.quick <= found.ends.earliest <= found.ends.at <= found.ends.latest
+        shown.add(tuple(times))
+    assert len(shown) == 1 + (270 - 60) / (forecast.GRAIN * 60), "the chart is not drawn anew with every look"
+    late = forecast.forecast(prices, latest, pace, 1271.0)
+    assert (late.ends, late.due_at) == (None, 1060.0)
+    assert forecast.ahead(prices, latest, pace, 1271.0) == []
+
+
+def test_a_late_step_has_no_date_on_the_page(tmp_path: Path) -> None:
+    long_history(tmp_path, small_task("long", steps=40), 30, seconds=90.0)
+    runs = KeptRuns(tmp_path)
+    pages, ended = Pages(runs, live=True), BEGAN + 30 * 90.0
+
+    def shown(at: float) -> str:
+        return text_of(pages.run(replace(runs.look(), at=at), "long", "f"))
+
+    soon = shown(ended + 60.0)
+    assert f"about {moment(ended + 900.0)} UTC" in soon
+    assert "to come, at the pace of late" in soon
+    assert f"about {moment(ended + 112.5 + 810.0)} UTC" in shown(ended + 100.0), "one step is overdue"
+    late = shown(ended + 271.0)
+    assert "The latest release was" in late, "and the top of the page says so"
+    assert f"late: the next release should have come about {moment(ended + 90.0)} UTC" in late
+    assert "to come, at the pace of late" not in late
+    assert moment(ended + 900.0) not in late
 
 
 # -- how they look ---------------------------------------------------------------------------------------------------------------

@@ -17,8 +17,6 @@ from fedrho.server.operations.dashboard.sources import Snapshot, Tallies
 from fedrho.server.population import RunView
 from fedrho.server.release import RunState
 
-LONG: Final = 3.0
-"""Times the slower quartile of late: a step that takes longer is worth a word."""
 QUIET_SECONDS: Final = 3600.0
 """Without a device, before that is worth a word."""
 MANY_ATTEMPTS: Final = 3
@@ -46,7 +44,7 @@ def of_run(view: RunView, now: Snapshot, live: bool, past: Past | None = None, a
     if goes_on(view, live):
         found += _of_round(view)
         if not found and not of_all(now, live):
-            found = list(_of_time(view, past, ahead, now.at)) or [Advice("said", "It goes on, and nothing wants you.", "")]
+            found = list(_of_time(view, ahead, now.at)) or [Advice("said", "It goes on, and nothing wants you.", "")]
     return _sorted(found)
 
 
@@ -146,13 +144,10 @@ def _of_answers(tallies: Tallies) -> Iterator[Advice]:
         )
 
 
-def _of_time(view: RunView, past: Past | None, ahead: Forecast | None, at: float) -> Iterator[Advice]:
-    if past is None or ahead is None or ahead.pace is None or view.step == 0:
-        return
-    waited = at - view.committed_at
-    if waited > LONG * ahead.pace.slow:
+def _of_time(view: RunView, ahead: Forecast | None, at: float) -> Iterator[Advice]:
+    if ahead is not None and ahead.pace is not None and ahead.due_at is not None:
         yield Advice(
             "warn",
-            f"The latest release was {duration(waited)} ago; a step of late took {duration(ahead.pace.median)}.",
+            f"The latest release was {duration(at - view.committed_at)} ago; a step of late took {duration(ahead.pace.median)}.",
             "Too few devices come, or too many are refused: the overview says what devices were answered.",
         )

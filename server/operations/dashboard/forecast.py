@@ -1,11 +1,13 @@
 """When a run will have finished, and what it will have spent by then.
 
 The price of every step to come is the mechanism's own, the one that the ledger will charge. How long a step takes is not known:
-it is taken from the latest steps, as their median, and as their quartiles for the quicker and the slower end.
+it is taken from the latest steps, as their median, and as their quartiles for the quicker and the slower end. No step to come is
+said to come earlier than now; where the next one is far too late, there is no pace to go by, and no time is said.
 """
 
 from __future__ import annotations
 
+import math
 import statistics
 from bisect import bisect_right
 from collections.abc import Sequence
@@ -22,6 +24,10 @@ RECENT: Final = 20
 """Steps whose times are looked at."""
 POINTS: Final = 120
 """Of a curve; more would not be seen."""
+LONG: Final = 3.0
+"""Times the slower quartile of late: a step that takes longer is late, and worth a word."""
+GRAIN: Final = 0.25
+"""Of a step's time: a forecast whose next step is overdue moves on by so much at once, and not with every look at it."""
 
 
 @dataclass(frozen=True)
@@ -35,15 +41,34 @@ class Pace:
 
 
 @dataclass(frozen=True)
+class Latest:
+    """Release of a run."""
+
+    step: int
+    at: float
+
+
+@dataclass(frozen=True)
+class Span:
+    """When a step comes: at the median pace, and at the quicker and the slower one."""
+
+    at: float
+    earliest: float
+    latest: float
+
+
+@dataclass(frozen=True)
 class Forecast:
-    """`affordable` is the last step that the budget covers. The times are None where no pace is known, or nothing is left."""
+    """`affordable` is the last step that the budget covers. `due_at` is when the next release should have come, if it is late.
+
+    `ends` is None where no pace is known, nothing is left, or the next release is late.
+    """
 
     affordable: int
     final_rho: float
     pace: Pace | None
-    ends_at: float | None = None
-    earliest: float | None = None
-    latest: float | None = None
+    ends: Span | None = None
+    due_at: float | None = None
 
 
 def pace(entries: Sequence[Entry]) -> Pace | None:
@@ -77,23 +102,43 @@ class Prices:
         return self._task.mechanism.cost(step, self._task.participation) <= self._task.budget
 
 
-def forecast(prices: Prices, entries: Sequence[Entry]) -> Forecast:
-    """From the releases so far, the start first."""
-    known = pace(entries)
+def forecast(prices: Prices, latest: Latest, known: Pace | None, now: float) -> Forecast:
+    """From the latest release on."""
     last = prices.affordable
-    step = entries[-1].step if entries else 0
-    if known is None or step >= last:
-        return Forecast(last, prices.at(last), known)
-    began, left = entries[-1].committed_at, last - step
-    ends = [began + left * seconds for seconds in (known.median, known.quick, known.slow)]
-    return Forecast(last, prices.at(last), known, *ends)
+    ends, due_at = None, None
+    if known is not None and latest.step < last:
+        if _late(latest, known, now):
+            due_at = latest.at + known.median
+        else:
+            ends = _span(last, latest, known, now)
+    return Forecast(last, prices.at(last), known, ends, due_at)
 
 
-def ahead(prices: Prices, entries: Sequence[Entry], known: Pace) -> list[tuple[int, float, float]]:
-    """Step, time and rho of steps to come, from the latest release on; at most POINTS of them."""
-    step, began = entries[-1].step, entries[-1].committed_at
-    chosen = thinned(range(step, prices.affordable + 1))
-    return [(one, began + (one - step) * known.median, prices.at(one)) for one in chosen]
+def ahead(prices: Prices, latest: Latest, known: Pace, now: float) -> list[tuple[int, float, float]]:
+    """Step, time and rho of steps to come, after the latest release itself; at most POINTS of them, and none where it is late."""
+    if _late(latest, known, now):
+        return []
+    chosen = thinned(range(latest.step, prices.affordable + 1))
+    times = [latest.at, *(_span(step, latest, known, now).at for step in chosen[1:])]
+    return [(step, at, prices.at(step)) for step, at in zip(chosen, times, strict=True)]
+
+
+def not_before(latest: Latest, known: Pace, now: float) -> float:
+    """When the next step can come at the earliest: now, rounded up so that a forecast does not change with every look."""
+    grain = GRAIN * known.median
+    if grain <= 0.0 or now <= latest.at:
+        return max(now, latest.at)
+    return latest.at + grain * math.ceil((now - latest.at) / grain)
+
+
+def _late(latest: Latest, known: Pace, now: float) -> bool:
+    return now - latest.at > LONG * known.slow
+
+
+def _span(step: int, latest: Latest, known: Pace, now: float) -> Span:
+    earliest, left = not_before(latest, known, now), step - latest.step - 1
+    paces = (known.median, known.quick, known.slow)
+    return Span(*(max(latest.at + seconds, earliest) + left * seconds for seconds in paces))
 
 
 def thinned(values: Sequence[T], most: int = POINTS) -> list[T]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from types import ModuleType
@@ -16,7 +16,7 @@ from fedrho.privacy.statement import PrivacyStatement, round_up
 from fedrho.server.chain import Entry
 from fedrho.server.operations.dashboard import forecast as forecasts
 from fedrho.server.operations.dashboard.advice import Advice, of_all, of_run
-from fedrho.server.operations.dashboard.forecast import Forecast, Prices, thinned
+from fedrho.server.operations.dashboard.forecast import Forecast, Latest, Prices, thinned
 from fedrho.server.operations.dashboard.past import Past, Pasts
 from fedrho.server.operations.dashboard.shown import FILTERS, minute, percent
 from fedrho.server.operations.dashboard.sources import Snapshot, Source
@@ -50,7 +50,7 @@ class Pages:
         self._source, self._live = source, live
         self._pasts = Pasts(source.store)
         self._prices: dict[bytes, Prices] = {}
-        self._charts: dict[bytes, tuple[int, list[Chart]]] = {}
+        self._charts: dict[bytes, tuple[Hashable, list[Chart]]] = {}
         self._templates = Environment(
             loader=PackageLoader(__package__), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
         )
@@ -82,7 +82,7 @@ class Pages:
     def run(self, now: Snapshot, name: str, form: str) -> str:
         view = _named(now, name)
         past = self._pasts.of(view.run, view.step)
-        ahead = self._forecast(view, past)
+        ahead = self._forecast(view, past, now.at)
         return self._page(
             "run.html",
             now=now,
@@ -92,7 +92,7 @@ class Pages:
             ahead=ahead,
             budget_share=percent(view.statement.rho, view.rho_budget),
             advice=[*of_all(now, self._live), *of_run(view, now, self._live, past, ahead)],
-            charts=self._drawn(view, past),
+            charts=self._drawn(view, past, now.at),
             claim=claim(view.statement, view.delta),
             words=in_words(view.statement, view.delta) if view.step else [],
         )
@@ -125,34 +125,41 @@ class Pages:
     def _advice(self, view: RunView, now: Snapshot) -> list[Advice]:
         """As far as it is known without reading a history, which may take long where there are many."""
         past = self._pasts.known(view.run)
-        return of_run(view, now, self._live, past, None if past is None else self._forecast(view, past))
+        return of_run(view, now, self._live, past, None if past is None else self._forecast(view, past, now.at))
 
-    def _forecast(self, view: RunView, past: Past) -> Forecast | None:
+    def _forecast(self, view: RunView, past: Past, now: float) -> Forecast | None:
         """None where nothing is to come, or nothing is known."""
         if not past.entries or view.state in ENDED:
             return None
-        return forecasts.forecast(self._prices_of(view), past.entries)
+        return forecasts.forecast(self._prices_of(view), _latest(view, past.entries), forecasts.pace(past.entries), now)
 
     def _prices_of(self, view: RunView) -> Prices:
         if view.run not in self._prices:
             self._prices[view.run] = Prices(self._source.task(view.run))
         return self._prices[view.run]
 
-    def _drawn(self, view: RunView, past: Past) -> list[Chart]:
-        """Anew only where a step was released since."""
+    def _drawn(self, view: RunView, past: Past, now: float) -> list[Chart]:
+        """Anew only where a step was released since, or the steps to come have moved."""
         if past.step == 0:
             return []
-        known = self._charts.get(view.run)
-        if known is None or known[0] != past.step:
-            spent = _spent(view, past.entries, self._ahead(view, past.entries))
-            known = self._charts[view.run] = (past.step, [spent, _durations(view, past.entries)])
+        ahead = self._ahead(view, past.entries, now)
+        drawn, known = (past.step, ahead[1:2]), self._charts.get(view.run)
+        if known is None or known[0] != drawn:
+            charts = [_spent(view, past.entries, ahead), _durations(view, past.entries)]
+            known = self._charts[view.run] = (drawn, charts)
         return known[1]
 
-    def _ahead(self, view: RunView, entries: Sequence[Entry]) -> list[tuple[int, float, float]]:
+    def _ahead(self, view: RunView, entries: Sequence[Entry], now: float) -> tuple[tuple[int, float, float], ...]:
         pace = forecasts.pace(entries)
         if pace is None or view.state in ENDED:
-            return []
-        return forecasts.ahead(self._prices_of(view), entries, pace)
+            return ()
+        return tuple(forecasts.ahead(self._prices_of(view), _latest(view, entries), pace, now))
+
+
+def _latest(view: RunView, entries: Sequence[Entry]) -> Latest:
+    """Whichever knows more: the history is read after a view was taken, and is left alone for a while where it is long."""
+    known = entries[-1]
+    return Latest(known.step, known.committed_at) if known.step >= view.step else Latest(view.step, view.committed_at)
 
 
 def claim(statement: PrivacyStatement, delta: float) -> Mapping[str, Any]:
