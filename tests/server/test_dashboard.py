@@ -40,6 +40,7 @@ from fedrho.server.operations.watching import LOOK_SECONDS
 from fedrho.server.release import RunState
 from fedrho.server.shard import Shard
 from fedrho.server.storage.store import open_store, read_history
+from fedrho.server.tasks import parse_task
 from tests.server.dashboarding import Seen, text_of, watched
 from tests.server.long_history import BEGAN, long_history
 from tests.server.operating import open_population, small_task, until, visit
@@ -400,7 +401,7 @@ def test_thousands_of_steps_are_paged_checked_and_drawn_thinly(tmp_path: Path) -
         pages.history(now, "long", 52, "f")
     page = pages.run(now, "long", "f")
     assert len(page) < 120_000
-    assert "depends on when a server goes on with it" in text_of(page)
+    assert "depend on when a server goes on with it" in text_of(page)
     began = time.perf_counter()
     pages.run(now, "long", "f")
     assert time.perf_counter() - began < 0.5, "nothing is read, checked or drawn again"
@@ -451,7 +452,7 @@ def test_a_late_step_has_no_date_on_the_page(tmp_path: Path) -> None:
         return text_of(pages.run(replace(runs.look(), at=at), "long", "f"))
 
     soon = shown(ended + 60.0)
-    assert f"about {moment(ended + 900.0)} UTC" in soon
+    assert f"With step 40, the last one, about {moment(ended + 900.0)} UTC" in soon
     assert "to come, at the pace of late" in soon
     assert f"about {moment(ended + 112.5 + 810.0)} UTC" in shown(ended + 100.0), "one step is overdue"
     late = shown(ended + 271.0)
@@ -459,6 +460,48 @@ def test_a_late_step_has_no_date_on_the_page(tmp_path: Path) -> None:
     assert f"late: the next release should have come about {moment(ended + 90.0)} UTC" in late
     assert "to come, at the pace of late" not in late
     assert moment(ended + 900.0) not in late
+
+
+TREE = """
+name = "tree"
+algorithm = "dp-ftrl"
+model = "digits-logistic"
+steps = 30
+population = 40000
+[round]
+goal = 500
+[privacy]
+clip_norm = 1.0
+rho = 10.0
+delta = 1e-6
+[participation]
+max_times = 4
+min_separation = 8
+"""
+
+
+@pytest.mark.parametrize("live", [True, False])
+def test_the_budget_is_used_with_the_last_step_that_costs_anything(tmp_path: Path, live: bool) -> None:
+    task = parse_task(TREE, "tree.toml")
+    prices = [charge(task, step).rho for step in range(31)]
+    assert prices[27] < prices[28] == prices[30] == 10.0
+
+    def shown(step: int) -> str:
+        folder = tmp_path / str(step)
+        long_history(folder, task, step, seconds=60.0)
+        runs = KeptRuns(folder)
+        return text_of(Pages(runs, live=live).run(replace(runs.look(), at=BEGAN + step * 60.0), "tree", "f"))
+
+    before, used, ended = shown(20), shown(28), shown(30)
+    when = f" about {moment(BEGAN + 28 * 60.0)} UTC , between" if live else ""
+    assert f"With step 28{when}" in before
+    assert ": rho 10 of 10. The steps from there to 30 cost nothing more." in before
+    since = f"Used since step 28 , {moment(BEGAN + 28 * 60.0)} UTC: rho 10 of 10."
+    assert f"{since} The steps to 30 cost nothing more." in used
+    for page in (before, used):
+        assert (f"The run ends later: step 30, the last one, about {moment(BEGAN + 30 * 60.0)} UTC" in page) == live
+        assert ("depend on when a server goes on with it" in page) == (not live)
+    assert f"{since} No step is to come." in ended
 
 
 # -- how they look ---------------------------------------------------------------------------------------------------------------

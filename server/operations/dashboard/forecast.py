@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -59,14 +59,16 @@ class Span:
 
 @dataclass(frozen=True)
 class Forecast:
-    """`affordable` is the last step that the budget covers. `due_at` is when the next release should have come, if it is late.
+    """`affordable` is the last step that the budget covers, `last_rise` the first after which rho is what it will be in the end.
 
-    `ends` is None where no pace is known, nothing is left, or the next release is late.
+    No span is told where no pace is known, the step was released, or the next release is late; `due_at`: since when.
     """
 
     affordable: int
+    last_rise: int
     final_rho: float
     pace: Pace | None
+    rises: Span | None = None
     ends: Span | None = None
     due_at: float | None = None
 
@@ -91,6 +93,8 @@ class Prices:
         self.steps = task.file.steps
         self.affordable = bisect_right(range(1, self.steps + 1), 0, key=lambda step: 0 if self._covered(step) else 1)
         self._known: dict[int, float] = {0: 0.0}
+        self.last_rise = bisect_left(range(self.affordable + 1), self.at(self.affordable) * (1 - 1e-12), key=self.at)
+        """rho is a staircase: with a tree, the last steps mostly cost nothing more."""
 
     def at(self, step: int) -> float:
         if step not in self._known:
@@ -105,13 +109,14 @@ class Prices:
 def forecast(prices: Prices, latest: Latest, known: Pace | None, now: float) -> Forecast:
     """From the latest release on."""
     last = prices.affordable
-    ends, due_at = None, None
+    rises, ends, due_at = None, None, None
     if known is not None and latest.step < last:
         if _late(latest, known, now):
             due_at = latest.at + known.median
         else:
             ends = _span(last, latest, known, now)
-    return Forecast(last, prices.at(last), known, ends, due_at)
+            rises = _span(prices.last_rise, latest, known, now) if latest.step < prices.last_rise else None
+    return Forecast(last, prices.last_rise, prices.at(last), known, rises, ends, due_at)
 
 
 def ahead(prices: Prices, latest: Latest, known: Pace, now: float) -> list[tuple[int, float, float]]:

@@ -90,6 +90,7 @@ class Pages:
             view=view,
             past=past,
             ahead=ahead,
+            used_at=_released_at(past, ahead),
             budget_share=percent(view.statement.rho, view.rho_budget),
             advice=[*of_all(now, self._live), *of_run(view, now, self._live, past, ahead)],
             charts=self._drawn(view, past, now.at),
@@ -154,6 +155,11 @@ class Pages:
         if pace is None or view.state in ENDED:
             return ()
         return tuple(forecasts.ahead(self._prices_of(view), _latest(view, entries), pace, now))
+
+
+def _released_at(past: Past, ahead: Forecast | None) -> float | None:
+    """When rho rose last, if that was released."""
+    return past.entries[ahead.last_rise].committed_at if ahead is not None and ahead.last_rise <= past.step else None
 
 
 def _latest(view: RunView, entries: Sequence[Entry]) -> Latest:
