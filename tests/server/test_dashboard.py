@@ -18,6 +18,7 @@ from dataclasses import replace
 from importlib import resources
 from itertools import pairwise
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 from prometheus_client import generate_latest
@@ -80,6 +81,27 @@ def test_without_a_session_there_is_the_login_and_nothing_else(tmp_path: Path) -
                 assert "set-cookie" not in answer.headers
 
     asyncio.run(scenario())
+
+
+def test_no_stranger_causes_an_error_and_every_wrong_token_counts(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """An error would be a line in the log for each."""
+    fields = "a=1&b=1&c=1&d=1&e=1&f=1&g=1&h=1&i=1"
+    wrong = (f"{fields}&token=x", "token=" + quote('{"token": "\\ud800"}'), "token=%ff%fe", "token=%00", "&;&=%", "")
+    leaving = b"POST /login HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\ntok"
+
+    async def scenario() -> None:
+        async with watched(tmp_path, small_task()) as place:
+            assert (await place.browser.ask("/logout", "POST", fields, cookie=place.cookie)).status == 403
+            with closing(socket.create_connection(("127.0.0.1", place.browser.port))) as connection:
+                connection.sendall(leaving)
+                await asyncio.sleep(0.2)
+            await asyncio.sleep(0.2)
+            told = [(await place.browser.ask("/login", "POST", wrong[number % len(wrong)])).status for number in range(GUESSES)]
+            assert set(told[: len(wrong)]) == {403}
+            assert told[-1] == 429, "the one that left counts, too"
+
+    asyncio.run(scenario())
+    assert "error" not in "".join(capfd.readouterr())
 
 
 def test_every_answer_is_guarded(tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ class Sessions:
         self._guessed_at = now
         if self._guesses < 1.0:
             raise TooManyGuesses
-        if not hmac.compare_digest(_token_in(shown).encode(), self._token):
+        if not hmac.compare_digest(_token_in(shown).encode("utf-8", "surrogatepass"), self._token):
             self._guesses -= 1.0
             return None
         name = os.urandom(NAME_BYTES).hex()

@@ -10,7 +10,7 @@ from typing import Final
 from urllib.parse import parse_qs
 
 from starlette.applications import Starlette
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
@@ -22,6 +22,7 @@ from fedrho.server.operations.dashboard.sources import Source
 
 STATIC: Final = {"style.css": "text/css", "live.js": "text/javascript", "icon.svg": "image/svg+xml"}
 BODY_SECONDS: Final = 5.0
+FIELDS: Final = 8
 WRONG: Final = "This is not the token of this server. Each start of a server makes a new one."
 TOO_MANY: Final = "Too many wrong tokens have been shown here. Wait some seconds, and try again."
 
@@ -125,13 +126,13 @@ class Web:
 
 
 async def _field(request: Request, name: str) -> str:
-    """Of a form; empty where it is missing, said twice, or does not come in time."""
+    """Of a form; empty where it is missing, said twice, among too many, or does not come in time."""
     body = b""
     try:
         async with asyncio.timeout(BODY_SECONDS):
             async for part in request.stream():
                 body += part
-    except TimeoutError:
+        values = parse_qs(body[:LARGEST_BODY].decode("utf-8", "replace"), max_num_fields=FIELDS).get(name, [])
+    except (TimeoutError, ClientDisconnect, ValueError):
         return ""
-    values = parse_qs(body[:LARGEST_BODY].decode("utf-8", "replace"), max_num_fields=8).get(name, [])
     return values[0] if len(values) == 1 else ""
