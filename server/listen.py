@@ -1,4 +1,4 @@
-"""Where a process listens: addresses, certificates, and the two signals that end it; and a clock that nobody sets."""
+"""Where a process listens: addresses, names, certificates, and the two signals that end it; and a clock that nobody sets."""
 
 from __future__ import annotations
 
@@ -9,8 +9,12 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import Final
 
 import grpc
+
+LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
+"""What a browser on this machine, or at the other end of a tunnel, calls it."""
 
 
 class PortBusy(OSError):
@@ -53,14 +57,27 @@ def bind_target(server: grpc.aio.Server, target: str, tls: ServerTls | None) -> 
 
 def check_exposure(host: str, insecure: bool) -> None:
     """For a port without TLS: raises ExposedAddress for anything but loopback, unless its owner insists."""
-    with suppress(ValueError):
-        if ipaddress.ip_address(host).is_loopback:
-            return
-    if host != "localhost" and not insecure:
+    if host != "localhost" and not is_loopback(host) and not insecure:
         raise ExposedAddress(
             f"{host} can be reached from other machines and the connection is not encrypted; add --tls FOLDER, which "
             "`fedrho keys FOLDER` makes, or --insecure if you mean it"
         )
+
+
+def is_loopback(address: str) -> bool:
+    """Of an address as numbers; no name is."""
+    with suppress(ValueError):
+        return ipaddress.ip_address(address).is_loopback
+    return False
+
+
+def asked_host(header: str) -> str:
+    """The name in a request's Host header, in lower case and without the port; empty where it is malformed."""
+    text = header.lower()
+    if text.startswith("["):
+        return text[1:].partition("]")[0]
+    name, _, port = text.partition(":")
+    return name if not port or port.isdigit() else ""
 
 
 def stop_on_signals() -> asyncio.Event:

@@ -14,10 +14,10 @@ import socketserver
 import threading
 import time
 from collections import Counter as Tally
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from typing import Any, Final, TypeVar
-from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
 import grpc
 from google.protobuf import descriptor_pool
@@ -27,11 +27,14 @@ from fedrho.protos import codec
 from fedrho.protos.messages import Assignment, LaterReason, Receipt, Refusal, SessionStatus, TryLater
 from fedrho.server import interceptors
 from fedrho.server.coarse import Groups, whole
-from fedrho.server.listen import PortBusy
+from fedrho.server.listen import LOOPBACK, PortBusy, asked_host, is_loopback
 from fedrho.server.operations import operator, operator_wire
 from fedrho.server.operations.observer import Observer, Observers
 from fedrho.server.population import RunView
 from fedrho.server.release import RunState
+
+if TYPE_CHECKING:
+    from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 K = TypeVar("K", str, tuple[str, str])
 
@@ -261,6 +264,7 @@ def operator_metrics(metrics: Metrics, beside: Observer | None = None) -> Metric
 
 # -- the endpoint ----------------------------------------------------------------------------------------------------------------
 
+PATHS: Final = ("/metrics", "/")
 SCRAPERS: Final = 32
 """Connections at a time."""
 SCRAPE_SECONDS: Final = 20.0
@@ -320,19 +324,43 @@ class _Server6(_Server):
     address_family = socket.AF_INET6
 
 
+def _guarded(app: WSGIApplication, hosts: Collection[str] | None) -> WSGIApplication:
+    """`hosts` are the names that may be asked for; None where every name may, because only its owner knows what leads there.
+
+    A page of somebody else whose name suddenly leads to this machine (DNS rebinding) asks for its own host.
+    """
+
+    def guarded(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        if hosts is not None and asked_host(environ.get("HTTP_HOST", "")) not in hosts:
+            return _refused(start_response, "421 Misdirected Request", b"this host is not served here\n")
+        if environ["PATH_INFO"] not in PATHS:
+            return _refused(start_response, "404 Not Found", b"metrics are at /metrics\n")
+        return app(environ, start_response)
+
+    return guarded
+
+
+def _refused(start_response: StartResponse, status: str, text: bytes) -> Iterable[bytes]:
+    start_response(status, [("content-type", "text/plain")])
+    return [text]
+
+
 @contextmanager
 def metrics_port(metrics: Metrics, host: str = "127.0.0.1", port: int = 0) -> Iterator[str]:
     """Publishes at HTTP HOST:PORT, which is yielded; port 0 takes a free one. Raises PortBusy.
 
-    Whoever reaches it may read it, without encryption: an address beyond this machine is for a network of one's own.
+    Whoever reaches it may read it, without encryption: an address beyond this machine is for a network of one's own. On a
+    loopback address a browser reaches it too, for whatever page it has open: there it answers to this machine's own names alone.
     """
     kind: type[_Server] = _Server
     with suppress(ValueError):
         kind = _Server6 if ipaddress.ip_address(host).version == 6 else _Server
     try:
-        server = make_server(host, port, make_wsgi_app(metrics.registry), kind, _Handler)
+        server = kind((host, port), _Handler)
     except (OSError, OverflowError) as error:
         raise PortBusy(f"cannot publish metrics at {host}:{port}: the port is in use, or the address is not ours") from error
+    hosts = frozenset({*LOOPBACK, host.lower()}) if is_loopback(str(server.server_address[0])) else None
+    server.set_app(_guarded(make_wsgi_app(metrics.registry), hosts))
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.1}, daemon=True)
     thread.start()
     try:

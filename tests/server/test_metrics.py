@@ -333,6 +333,32 @@ def test_slow_callers_take_few_places_and_not_for_long(monkeypatch: pytest.Monke
                 assert time.monotonic() < until_free
 
 
+def test_on_loopback_no_page_of_somebody_else_reads_the_metrics() -> None:
+    """Through a name of its own that leads to this machine; a browser then says that name."""
+    with metrics_port(Metrics(), "127.0.0.2") as address:
+        port = address.rpartition(":")[2]
+        for host in ("127.0.0.2", f"127.0.0.2:{port}", "127.0.0.1:9464", "localhost:1", "LOCALHOST", "[::1]:9464"):
+            assert status(address, "/metrics", host) == status(address, "/", host) == 200, host
+            assert status(address, "/foo", host) == status(address, "/favicon.ico", host) == 404, host
+        for host in ("evil.example", "evil.example:9464", "127.0.0.1.evil.example", "localhost:1@a", "localhost\r\nHost: a", ""):
+            assert status(address, "/metrics", host) == status(address, "/foo", host) == 421, host
+
+
+def test_beyond_loopback_metrics_are_read_by_any_name() -> None:
+    with metrics_port(Metrics(), "0.0.0.0") as address:
+        for host in ("shard-0.fedrho.svc:9464", "10.0.0.7:9464", "localhost"):
+            assert status(address, "/metrics?name[]=fedrho_open_calls", host) == 200, host
+            assert status(address, "/metrics/more", host) == 404, host
+
+
+def status(address: str, path: str, host: str) -> int:
+    """What is answered whoever asks for a host."""
+    name, _, port = address.rpartition(":")
+    with closing(socket.create_connection((name, int(port)), timeout=5)) as connection:
+        connection.sendall(f"GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+        return int(connection.makefile("rb").readline().split()[1])
+
+
 def test_a_busy_metrics_port_is_refused() -> None:
     with metrics_port(Metrics()) as address:
         port = int(address.rpartition(":")[2])

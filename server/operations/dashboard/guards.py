@@ -13,6 +13,8 @@ import structlog
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from fedrho.server.listen import asked_host
+
 LARGEST_BODY: Final = 4096
 HEADERS: Final = {
     "content-security-policy": (
@@ -67,13 +69,7 @@ class Guard:
 
 def _host(values: list[bytes]) -> str:
     """Without the port; empty where it is missing or said twice."""
-    if len(values) != 1:
-        return ""
-    text = values[0].decode("latin-1").lower()
-    if text.startswith("["):
-        return text[1:].partition("]")[0]
-    name, _, port = text.partition(":")
-    return name if not port or port.isdigit() else ""
+    return asked_host(values[0].decode("latin-1")) if len(values) == 1 else ""
 
 
 def _foreseen(method: str, values: dict[bytes, list[bytes]]) -> bool:

@@ -20,13 +20,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 from cryptography import x509
 
-from fedrho.server.listen import ExposedAddress, PortBusy, ServerTls, check_exposure
+from fedrho.server.listen import LOOPBACK, ExposedAddress, PortBusy, ServerTls, check_exposure
 from fedrho.server.operations.dashboard.sources import Source
 
 if TYPE_CHECKING:
     import uvicorn
 
-LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
 CONNECTIONS: Final = 64
 SILENT_SECONDS: Final = 10.0
 """For whoever connects and asks for nothing."""
