@@ -54,6 +54,8 @@ class KeptRuns:
         return Snapshot(time.time(), found.runs, (), found.combined, self._budget(found.runs))
 
     def task(self, run: bytes) -> Task:
+        if run not in _tasks(self.store):
+            _tasks.cache_clear()  # a server has begun it since
         return _tasks(self.store)[run]
 
     def _budget(self, views: tuple[RunView, ...]) -> float:
@@ -78,7 +80,7 @@ def _tasks(store: Path | str) -> dict[bytes, Task]:
 
 
 async def _serve(runs: KeptRuns, port: int) -> None:
-    """Until SIGINT or SIGTERM."""
+    """Until SIGINT or SIGTERM, which is how it is meant to end: exit code 0."""
     from fedrho.server.listen import stop_on_signals
     from fedrho.server.operations.dashboard.port import DashboardPort
 

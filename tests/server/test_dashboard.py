@@ -42,7 +42,7 @@ from fedrho.server.release import RunState
 from fedrho.server.shard import Shard
 from fedrho.server.storage.store import open_store, read_history
 from fedrho.server.tasks import parse_task
-from tests.server.dashboarding import Seen, text_of, watched
+from tests.server.dashboarding import Browser, Seen, begun, text_of, watched
 from tests.server.long_history import BEGAN, long_history
 from tests.server.operating import open_population, small_task, until, visit
 
@@ -524,6 +524,23 @@ def test_the_budget_is_used_with_the_last_step_that_costs_anything(tmp_path: Pat
         assert (f"The run ends later: step 30, the last one, about {moment(BEGAN + 30 * 60.0)} UTC" in page) == live
         assert ("depend on when a server goes on with it" in page) == (not live)
     assert f"{since} No step is to come." in ended
+
+
+def test_a_store_is_seen_anew_with_every_page_also_with_a_run_that_was_begun_since(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        port, runs = DashboardPort("127.0.0.1", 0, None), KeptRuns(tmp_path)
+        begun(tmp_path, small_task())
+        async with port.serving(runs, TOKEN, live=False):
+            browser = Browser(int(port.address.rpartition(":")[2]))
+            cookie = (await browser.login(TOKEN)).cookie
+            first = await browser.ask("/runs/small", cookie=cookie)
+            assert (first.status, first.text.count('<script src="/static/live.js" defer>')) == (200, 1)
+            assert "last answered" in first.text
+            begun(tmp_path, small_task("other"))
+            assert 'href="/runs/other"' in (await browser.ask("/", cookie=cookie)).text
+            assert (await browser.ask("/runs/other", cookie=cookie)).status == 200
+
+    asyncio.run(scenario())
 
 
 # -- how they look ---------------------------------------------------------------------------------------------------------------

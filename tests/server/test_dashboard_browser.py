@@ -22,7 +22,7 @@ import pytest
 from fedrho.dashboard_command import KeptRuns
 from fedrho.server.operations.dashboard.port import DashboardPort
 from fedrho.server.tasks import parse_task
-from tests.server.dashboarding import Seen, watched
+from tests.server.dashboarding import Seen, begun, watched
 from tests.server.long_history import long_history
 from tests.server.operating import small_task, visit
 
@@ -255,3 +255,30 @@ def test_a_long_run_looks_well_everywhere(tmp_path: Path, pictures: Path, backgr
         driver.get(f"{port.address}/runs/keyboard-spanish/history?page=2")
         photographed(driver, pictures / "history-2-phone.png", "phone")
         assert "Page 2 of 2" in text(driver, "nav.pages")
+
+
+def test_the_pages_of_a_store_follow_it_and_say_when_they_no_longer_do(tmp_path: Path, background: Background) -> None:
+    from selenium.webdriver.common.by import By
+
+    begun(tmp_path, small_task())
+    port = DashboardPort("127.0.0.1", 0, None)
+    serving = port.serving(KeptRuns(tmp_path), TOKEN, live=False)
+    background.run(serving.__aenter__())
+    with chromium() as driver:
+        driver.get(port.address)
+        driver.find_element(By.ID, "token").send_keys(TOKEN)
+        driver.find_element(By.CSS_SELECTOR, "button").click()
+        until(lambda: text(driver, "h1") == "Runs of this store")
+        driver.execute_script("window.loaded = true")
+        assert "other" not in text(driver, "#runs")
+        begun(tmp_path, small_task("other"))
+        until(lambda: "other" in text(driver, "#runs"))
+        lost = driver.find_element(By.ID, "lost")
+        assert not lost.is_displayed()
+        background.run(serving.__aexit__(None, None, None))
+        until(lost.is_displayed)
+        assert lost.text.startswith("fedrho dashboard has ended")
+        assert driver.execute_script("return window.loaded"), "nothing was loaded anew"
+        assert all("ERR_CONNECTION_REFUSED" in entry["message"] for entry in driver.get_log("browser"))
+        driver.get("about:blank")
+        driver.get_log("browser")

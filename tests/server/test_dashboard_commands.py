@@ -74,13 +74,18 @@ def test_serve_has_one_and_ends_with_it(tmp_path: Path) -> None:
         server.send_signal(signal.SIGINT)
         assert server.wait(20) == 130
         connection.close()
-    with running("dashboard", tmp_path / "store") as looking:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        ended_by(number, tmp_path / "store")
+
+
+def ended_by(number: signal.Signals, store: Path) -> None:
+    with running("dashboard", store) as looking:
         address = told(looking, r"^dashboard: (\S+),")
         connection, overview = opened(address, told(looking, r"^token: (\w{64})$"))
         assert "Runs of this store" in overview
         assert "Round" not in overview, "nobody knows of the open attempt"
-        looking.send_signal(signal.SIGTERM)
-        assert looking.wait(20) == 0
+        looking.send_signal(number)
+        assert looking.wait(20) == 0, "it is meant to end so"
         connection.close()
 
 

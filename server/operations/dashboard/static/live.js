@@ -28,7 +28,7 @@ async function look() {
       location.reload(); // the session is over
       return;
     }
-    if (!answer.ok) return;
+    if (!answer.ok) throw new Error(String(answer.status));
     const page = new DOMParser().parseFromString(await answer.text(), "text/html");
     for (const part of document.querySelectorAll("[data-live]")) {
       const fresh = page.getElementById(part.id);
