@@ -517,7 +517,7 @@ def test_the_budget_is_used_with_the_last_step_that_costs_anything(tmp_path: Pat
     before, used, ended = shown(20), shown(28), shown(30)
     when = f" about {moment(BEGAN + 28 * 60.0)} UTC , between" if live else ""
     assert f"With step 28{when}" in before
-    assert ": rho 10 of 10. The steps from there to 30 cost nothing more." in before
+    assert f"rho will {'then ' * live}be 10 of 10. The steps from there to 30 cost nothing more." in before
     since = f"Used since step 28 , {moment(BEGAN + 28 * 60.0)} UTC: rho 10 of 10."
     assert f"{since} The steps to 30 cost nothing more." in used
     for page in (before, used):

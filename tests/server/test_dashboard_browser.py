@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import AsyncExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -21,6 +22,7 @@ import pytest
 
 from fedrho.dashboard_command import KeptRuns
 from fedrho.server.operations.dashboard.port import DashboardPort
+from fedrho.server.operations.dashboard.sources import Snapshot
 from fedrho.server.tasks import parse_task
 from tests.server.dashboarding import Seen, begun, watched
 from tests.server.long_history import long_history
@@ -63,7 +65,31 @@ max_times = 4
 min_separation = 32
 """
 
+CELLS = """
+const row = document.querySelector("table.blocks tbody tr");
+const label = (cell) => getComputedStyle(cell, "::before").content.replaceAll('"', "");
+return {
+  row: getComputedStyle(row).display,
+  cells: [...row.cells].map((cell) => {
+    const range = document.createRange();
+    range.selectNodeContents(cell);
+    return range.getBoundingClientRect().right;
+  }),
+  labels: [...row.cells].slice(1).map(label),
+  heads: [...document.querySelectorAll("table.blocks thead th")].slice(1).map((one) => one.innerText),
+};
+"""
+"""Of a table's first row: how it is shown, where what is in its cells ends, and what is said beside them."""
+
 T = TypeVar("T")
+
+
+class SoonAfter(KeptRuns):
+    """A store as it is seen ten minutes after its latest release."""
+
+    def look(self) -> Snapshot:
+        found = super().look()
+        return replace(found, at=max(view.committed_at for view in found.views) + 600.0)
 
 
 class Background:
@@ -232,7 +258,7 @@ def test_a_long_run_looks_well_everywhere(tmp_path: Path, pictures: Path, backgr
 
     long_history(tmp_path, parse_task(LONG, "long.toml"), 83, seconds=1500.0, spread=0.4)
     port = DashboardPort("127.0.0.1", 0, None)
-    background.enter(port.serving(KeptRuns(tmp_path), TOKEN, live=False))
+    background.enter(port.serving(SoonAfter(tmp_path), TOKEN, live=False))
     with chromium() as driver:
         driver.get(port.address)
         driver.find_element(By.ID, "token").send_keys(TOKEN)
@@ -255,6 +281,17 @@ def test_a_long_run_looks_well_everywhere(tmp_path: Path, pictures: Path, backgr
         driver.get(f"{port.address}/runs/keyboard-spanish/history?page=2")
         photographed(driver, pictures / "history-2-phone.png", "phone")
         assert "Page 2 of 2" in text(driver, "nav.pages")
+        for width, shown in ((390, "block"), (600, "block"), (601, "table-row")):
+            for path, cells in (("/", 5), ("/runs/keyboard-spanish/history", 6)):
+                size = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 500}
+                driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+                driver.get(f"{port.address}{path}")
+                seen = driver.execute_script(CELLS)
+                assert seen["row"] == shown, (width, path)
+                assert len(seen["cells"]) == cells
+                if shown == "block":
+                    assert max(seen["cells"]) <= width, f"{path}: a cell ends at {max(seen['cells'])} of {width} pixels"
+                    assert seen["labels"] == seen["heads"], (width, path)
 
 
 def test_the_pages_of_a_store_follow_it_and_say_when_they_no_longer_do(tmp_path: Path, background: Background) -> None:
