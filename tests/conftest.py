@@ -1,5 +1,6 @@
-"""TensorFlow runs on one thread in every test, as it does in a simulation, and as many tests beside one another want it. And
-Ctrl-C ends what tests start, wherever they run: a shell has programs in its background ignore it, and so whatever they start."""
+"""TensorFlow runs on one thread in every test, as it does in a simulation, and as many tests beside one another want it. Ctrl-C
+ends what tests start, wherever they run: a shell has programs in its background ignore it, and so whatever they start. And what
+fails is shown at once, because a run that is stopped never comes to its summary."""
 
 import os
 import signal
@@ -13,6 +14,22 @@ os.environ.setdefault("TF_NUM_INTEROP_THREADS", "1")
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN and threading.current_thread() is threading.main_thread():
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):  # in the process that hears all workers
+        config.pluginmanager.register(ShownAtOnce(config))
+
+
+class ShownAtOnce:
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        terminal = self._config.pluginmanager.get_plugin("terminalreporter")
+        if report.failed and terminal is not None:
+            terminal.write_line(f"\nFAILED {report.nodeid} ({report.when})", red=True)
+            terminal.write_line(report.longreprtext)
 
 
 @pytest.fixture(autouse=True)
