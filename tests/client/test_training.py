@@ -303,7 +303,7 @@ def test_hang_ends_when_its_time_is_over(runner: asyncio.Runner, warm: TrainingP
     process.limits = replace(process.limits, wall_seconds=0.5)
     before = time.monotonic()
     assert fails(runner, process, Does(hostile.sleeps)) == "training took longer than 0.5 s"
-    assert time.monotonic() - before < 1.5
+    assert time.monotonic() - before < 15  # it would sleep for a quarter of an hour
     assert process.pid is None
 
 
