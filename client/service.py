@@ -182,7 +182,7 @@ def told_at_once() -> Iterator[None]:
 
 def told(outcome: Outcome) -> str:
     if outcome.result is Result.FINISHED:
-        return "nothing more to give to the runs that there are"
+        return "nothing more to give to the runs that there are; `fedrho device ledger` says why"
     zeros = f" with zeros, because {outcome.failure}" if outcome.failure else ""
     why = f", because {WHY[outcome.reason]}" if outcome.reason in WHY else ""
     return f"{outcome.result.value}{zeros}{why}, {outcome.released} of {outcome.steps} steps released"

@@ -111,6 +111,8 @@ def join(
     """
     from fedrho.client.app import recorded, run_devices
     from fedrho.client.participant import Outcome, Result
+    from fedrho.client.service import WHY
+    from fedrho.protos.messages import LaterReason
 
     check_folder("--history", history)
     add_models(model or [])
@@ -134,10 +136,15 @@ def join(
     examples, models = fitting((task.model for task in spec.tasks), source)
     prove = _provers(tokens, list(examples))
     steps = sum(task.steps for task in spec.tasks if task.model in models)
+    budget = sum(task.terms.rho_budget for task in spec.tasks if task.model in models)
     with StepProgress(steps) as progress:
+        said = set[LaterReason]()
 
         def show(name: str, outcome: Outcome) -> None:
-            progress.show(outcome.released, f"{name} {outcome.result.value}")
+            progress.show(outcome.released, f"{name} {outcome.result.value}, rho at most {budget:g}")
+            if outcome.reason in WHY and outcome.reason not in said:
+                said.add(outcome.reason)
+                progress.note(f"{name}: later, because {WHY[outcome.reason]}")
             if outcome.failure:
                 progress.note(f"{name}: {outcome.failure}; zeros were sent instead of an update")
 
@@ -150,7 +157,7 @@ def join(
         console.print_json(joined_values(examples, visits, history))
     elif not quiet:
         summary = ", ".join(f"{count} {result}" for result, count in visits.items())
-        console.out.print(f"{len(examples)} devices: {summary}", highlight=False)
+        console.out.print(f"{len(examples)} device{'s' if len(examples) > 1 else ''}: {summary}", highlight=False)
     if not results[Result.COUNTED]:
         _hint(f"nothing was given; fedrho device ledger --history {history} says what the devices have against it, if anything")
 

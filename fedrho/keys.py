@@ -211,7 +211,8 @@ def _read(path: Path) -> bytes:
             data = file.read(LARGEST_FILE + 1)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "no path"
-        raise BadInput(f"{path}: cannot be read ({reason}); `fedrho keys FOLDER` makes a set") from error
+        hint = "ask its owner" if isinstance(error, PermissionError) else "`fedrho keys FOLDER` makes a set"
+        raise BadInput(f"{path}: cannot be read ({reason}); {hint}") from error
     if len(data) > LARGEST_FILE:
         raise BadInput(f"{path}: larger than any key; name the file that `fedrho keys` made")
     return data

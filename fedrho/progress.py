@@ -182,6 +182,8 @@ class StepProgress(Bar):
         self._shown = -1
 
     def show(self, step: int, figures: str) -> None:
+        """Never fewer than before: of many devices each tells what it knew when its visit began."""
+        step = max(step, self._done)
         self.reach(step, figures)
         if not self._live and not self._quiet and step != self._shown:
             self.note(f"step {step}/{self._total} {figures}")

@@ -20,10 +20,7 @@ from tests.simulations.toy_study import Watch, digests, run_toy, toy_study
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated"),  # MLflow, of SQLAlchemy
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-]
+pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
 
 
 @pytest.fixture(scope="module")

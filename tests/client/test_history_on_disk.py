@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sqlite3
 import subprocess
@@ -180,3 +181,13 @@ def test_history_whose_table_is_lost_while_open_takes_part_in_nothing(tmp_path: 
         database.execute("DROP TABLE contributions")
     with pytest.raises(HistoryError):
         history.record(RUN, 1000, TERMS)
+
+
+def test_only_its_owner_reads_a_history(tmp_path: Path) -> None:
+    mask = os.umask(0o022)
+    try:
+        DeviceHistory(tmp_path / "devices" / "laptop.sqlite").close()
+    finally:
+        os.umask(mask)
+    assert (tmp_path / "devices").stat().st_mode & 0o077 == 0
+    assert [path.name for path in (tmp_path / "devices").iterdir() if path.stat().st_mode & 0o077] == []

@@ -47,7 +47,7 @@ def changed(**changes: Any) -> RunView:
 
 
 def test_a_run_that_goes_on_wants_nobody() -> None:
-    assert said() == [("said", "It goes on, and nothing wants you. ")]
+    assert said() == [("said", "It goes on, and there is nothing to do. ")]
     assert said(tallies=None) == said()
 
 

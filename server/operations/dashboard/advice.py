@@ -44,7 +44,7 @@ def of_run(view: RunView, now: Snapshot, live: bool, past: Past | None = None, a
     if goes_on(view, live):
         found += _of_round(view)
         if not found and not of_all(now, live):
-            found = list(_of_time(view, ahead, now.at)) or [Advice("said", "It goes on, and nothing wants you.", "")]
+            found = list(_of_time(view, ahead, now.at)) or [Advice("said", "It goes on, and there is nothing to do.", "")]
     return _sorted(found)
 
 
