@@ -56,12 +56,12 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
 
 def finish(process: subprocess.Popen[str], code: int = 0) -> tuple[str, str]:
-    out, err = process.communicate(timeout=240)
+    out, err = process.communicate(timeout=600)
     assert process.returncode == code, err
     return out, err
 
 
-def wait_for_step(folder: Path, step: int, seconds: float = 120.0) -> int:
+def wait_for_step(folder: Path, step: int, seconds: float = 300.0) -> int:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         status = latest_status(folder)

@@ -97,7 +97,7 @@ def test_service_is_counted_by_a_server_that_comes_later_and_stays_when_it_goes(
     )
     try:
         serve = [*base, "serve", str(task), "--port", port, "--store", str(tmp_path / "store"), "--json"]
-        done = subprocess.run(serve, check=True, timeout=200, capture_output=True)
+        done = subprocess.run(serve, check=True, timeout=600, capture_output=True)
         ended = json.loads(done.stdout)
         assert join.poll() is None
         join.terminate()
