@@ -106,7 +106,7 @@ def _expected(error: Exception) -> tuple[int, str]:
     """Raises the error itself where it is a defect of ours."""
     code = _exit_code(error)
     if code is not None:
-        return code, str(error)
+        return code, places.advised(str(error))
     told = places.told(error) if isinstance(error, OSError) else None
     if told is None:
         raise error

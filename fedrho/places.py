@@ -21,6 +21,11 @@ OF_THE_MACHINE: Final = frozenset(
 """Errors that a program cannot help, whatever it does. That a file is missing, or is there already, it has to find out itself."""
 
 
+def advised(line: str) -> str:
+    """With what to do, where a line ends with the system's own word for a place that is somebody else's."""
+    return f"{line}; {ASK}" if line.endswith(f"({os.strerror(errno.EACCES)})") else line
+
+
 @contextmanager
 def looked_at(what: str, hint: str = ASK) -> Iterator[None]:
     """Raises BadInput where it is not even allowed to see what is there; `what` is as the command line says it."""

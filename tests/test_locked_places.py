@@ -147,6 +147,13 @@ def test_what_a_file_system_says_and_nobody_caught_is_one_line(number: int, code
     assert line.startswith(f"there/x: {os.strerror(number)}; ")
 
 
+def test_whoever_is_told_that_permission_is_denied_is_told_what_to_do() -> None:
+    denied = BadInput("t.toml: cannot be read as text (Permission denied)")
+    assert cli._expected(denied) == (2, f"{denied}; ask its owner, or name another place")
+    missing = BadInput("t.toml: cannot be read as text (No such file or directory)")
+    assert cli._expected(missing) == (2, str(missing))
+
+
 @pytest.mark.parametrize(
     "defect",
     [
