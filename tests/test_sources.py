@@ -373,7 +373,7 @@ def test_device_with_a_file_takes_part(kind: str, tmp_path: Path) -> None:
     path = path.rename(path.with_stem(":b: [bold]"))  # printed as it is
     code, out, given = joined(tmp_path, path.name)
     assert (code, [step for _, step in given]) == (0, [1, 2]), out
-    assert "1 devices: 2 counted, 1 finished" in out
+    assert "1 device: 2 counted, 1 finished" in out
     assert "step 1/2 :b: [bold] counted" in out or "step 0/2 :b: [bold] counted" in out
 
 
