@@ -141,7 +141,7 @@ def join(
         said = set[LaterReason]()
 
         def show(name: str, outcome: Outcome) -> None:
-            progress.show(outcome.released, f"{name} {outcome.result.value}, rho at most {budget:g}")
+            progress.show(outcome.released, f"{name} {outcome.result.value}, budget rho {budget:g}")
             if outcome.reason in WHY and outcome.reason not in said:
                 said.add(outcome.reason)
                 progress.note(f"{name}: later, because {WHY[outcome.reason]}")

@@ -305,13 +305,15 @@ def test_hang_ends_when_its_time_is_over(runner: asyncio.Runner, warm: TrainingP
     process.limits = replace(process.limits, wall_seconds=0.5)
     before = time.monotonic()
     assert fails(runner, process, Does(hostile.sleeps)) == "training took longer than 0.5 s"
-    assert time.monotonic() - before < 15  # it would sleep for a quarter of an hour
+    assert time.monotonic() - before < 1.5
     assert process.pid is None
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("what", [hostile.sleeps, hostile.computes])
-def test_cancelling_kills_the_child_at_once(runner: asyncio.Runner, warm: TrainingProcess, what: Callable[[], None]) -> None:
+def test_cancelling_kills_the_child_within_a_second(
+    runner: asyncio.Runner, warm: TrainingProcess, what: Callable[[], None]
+) -> None:
     async def cancel() -> tuple[int | None, float]:
         await warm.train(LOCAL, WEIGHTS, EXAMPLES)
         pid, task = warm.pid, asyncio.create_task(warm.train(LOCAL, WEIGHTS, Does(what)))
@@ -327,7 +329,7 @@ def test_cancelling_kills_the_child_at_once(runner: asyncio.Runner, warm: Traini
         return pid, took
 
     _, took = runner.run(cancel())
-    assert took < 10.0  # the child would go on for ever
+    assert took < 1.0
 
 
 def test_child_that_cannot_start_is_no_failure_of_the_examples(runner: asyncio.Runner, monkeypatch: pytest.MonkeyPatch) -> None:
