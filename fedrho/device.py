@@ -96,9 +96,12 @@ def leave(
 
 
 def _paths(folder: Path, device: str | None, known: bool = True) -> list[Path]:
-    """The histories that are meant; with `known`, all of them exist. Raises BadInput."""
+    """The histories that are meant; with `known`, all of them exist and may be read. Raises BadInput."""
     with looked_at(f"--history {folder}"):
-        return _looked_for(folder, device, known)
+        paths = _looked_for(folder, device, known)
+        for path in paths if known else ():
+            path.open("rb").close()
+    return paths
 
 
 def _looked_for(folder: Path, device: str | None, known: bool) -> list[Path]:

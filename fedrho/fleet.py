@@ -16,6 +16,7 @@ import typer
 
 from fedrho import console
 from fedrho.output_options import JsonAtEnd, Quiet
+from fedrho.places import check_folder
 from fedrho.progress import StepProgress
 from fedrho.waiting import WAIT_SECONDS, population_of
 
@@ -78,6 +79,8 @@ def fleet(
     from fedrho.client.labels import answering
     from fedrho.joining import _provers, _server
 
+    if history is not None:
+        check_folder("--history", history)
     server = _server(address, tls, population_key)
     spec = asyncio.run(population_of(server, wait))
     models = {task.model for task in spec.tasks}

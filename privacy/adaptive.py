@@ -60,6 +60,7 @@ class AdaptiveGaussian(Mechanism[AdaptiveState]):
     count_stddev: float | None = None
 
     name = "adaptive-gaussian"
+    words = "that is drawn anew for each step, at a clip norm that adapts"
     counts = 1
 
     def __post_init__(self) -> None:

@@ -73,6 +73,7 @@ class BandedToeplitz(Mechanism[BandedState]):
     """
 
     name = "banded-toeplitz"
+    words = "that is correlated within a band of steps"
     coefficients: tuple[float, ...]
 
     def __post_init__(self) -> None:

@@ -59,6 +59,7 @@ class BufferedToeplitz(Mechanism[BufferedState]):
     """
 
     name = "buffered-toeplitz"
+    words = "that is correlated with that of all steps before"
     decay: tuple[float, ...]
     scale: tuple[float, ...]
 

@@ -23,7 +23,7 @@ COMMON = (
     "the sum is divided by a public constant, never by the number of reports that came",
     "nothing else that depends on the devices' data is published: no losses, counts or norms",
     "rounds beyond those priced here, other runs on the same devices, and settings chosen with their data cost extra",
-    "a person with c devices is protected c**2 times weaker in rho",
+    "for a person with several devices rho is larger by the square of their number: two devices, four times the rho",
 )
 
 
@@ -34,7 +34,7 @@ def claim(mechanism: Mechanism[Any], rounds: int, participation: Participation) 
         unit=Unit.DEVICE,
         neighbours=Neighbours.ZERO_OUT,
         rho=mechanism.cost(rounds, participation),
-        assumptions=(_kept(participation), f"there are {rounds} rounds with the noise {mechanism.described()}", *COMMON),
+        assumptions=(_kept(participation), f"there are {rounds} rounds with noise {mechanism.described()}", *COMMON),
         exact=sensitivity.exact,
     )
 
@@ -44,7 +44,7 @@ def sampled_assumptions(run: SampledGaussian) -> tuple[str, ...]:
     return (
         f"each device joins each of {run.steps} rounds independently with probability {run.sampling.rate!r}; this is enforced by "
         f"{run.sampling.enforced_by}, and who was drawn stays secret",
-        f"noise: independent-gaussian, multiplier {run.noise_multiplier!r}",
+        f"the noise is drawn anew for each round (independent-gaussian), noise multiplier {run.noise_multiplier!r}",
         *COMMON[:-1],
         "a person with several devices is not covered",
     )
@@ -55,7 +55,8 @@ def _kept(participation: Participation) -> str:
     if participation.max_times == 1:
         return f"{limit}, and somebody enforces that"
     how = "whole multiples of" if participation.cyclic else "at least"
-    return f"{limit}, any two of them {how} {participation.min_separation} apart (j - i), and somebody enforces that"
+    apart = participation.min_separation
+    return f"{limit}, any two of them {how} {apart} apart (difference of their numbers), and somebody enforces that"
 
 
 def in_words(statement: PrivacyStatement, delta: float) -> list[str]:

@@ -31,6 +31,7 @@ class IndependentGaussian(Mechanism[GaussianState]):
     """
 
     name = "independent-gaussian"
+    words = "that is drawn anew for each step"
 
     def init(self, size: int) -> GaussianState:
         return GaussianState(step=0, size=size)

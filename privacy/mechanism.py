@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import ClassVar, Generic, Protocol, TypeVar
 
@@ -78,6 +78,8 @@ class Mechanism(ABC, Generic[State]):
     """
 
     name: ClassVar[str]
+    words: ClassVar[str] = "of a mechanism of its own"
+    """Of what kind the noise is, in plain words behind "noise", for statements."""
     counts: ClassVar[int] = 0
     """Coordinates of a sum behind those of the weights: what the mechanism itself asks of the clients."""
     grid: Grid
@@ -117,9 +119,14 @@ class Mechanism(ABC, Generic[State]):
         """The state after `step` steps, from its live nodes and kept vectors; raises NoiseMismatch when they are not those."""
 
     def described(self) -> str:
-        """Name, noise multiplier and every number that the price depends on beside steps and participation, for statements."""
-        parts = [f"{part.name} {_shown(getattr(self, part.name))}" for part in fields(self) if part.name != "grid"]
-        return ", ".join([self.name, *parts])
+        """In plain words, with every number that the price depends on beside steps and participation, for statements."""
+        return ", ".join([f"{self.words} ({self.name})", f"noise multiplier {self.noise_multiplier!r}", *self.details()])
+
+    def details(self) -> Iterator[str]:
+        """What else the price depends on: each field that a mechanism adds, unless it has better words."""
+        for part in fields(self):
+            if part.name not in ("grid", "noise_multiplier"):
+                yield f"{part.name.replace('_', ' ')} {shown(getattr(self, part.name))}"
 
     def cost(self, steps: int, participation: Participation) -> Rho:
         return gaussian_rho(self.sensitivity(steps, participation).squared, self.noise_multiplier)
@@ -140,7 +147,7 @@ class Mechanism(ABC, Generic[State]):
             raise ValueError("the sum does not lie on this mechanism's grid, or has another length")
 
 
-def _shown(value: object) -> str:
+def shown(value: object) -> str:
     """Short, but for different values different: of long tuples the first numbers, and a digest of all."""
     if not isinstance(value, tuple) or len(value) <= SHOWN_NUMBERS:
         return "none" if value in ((), None) else str(value)

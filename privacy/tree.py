@@ -19,13 +19,13 @@ sigma**2 * (2**h * (2**(h+1) - 1) - sum over the blocks of 2**d * (2**(d+1) - 1)
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fedrho.privacy.mechanism import Mechanism, Sensitivity
+from fedrho.privacy.mechanism import Mechanism, Sensitivity, shown
 from fedrho.privacy.noise import KeptVector, NoiseNode, NoiseSource, find_kept
 from fedrho.privacy.participation import Participation
 from fedrho.privacy.tree_sensitivity import Tree, forest_sensitivity
@@ -99,6 +99,7 @@ class BinaryTree(Mechanism[TreeState]):
     """
 
     name = "binary-tree"
+    words = "that is summed in a binary tree"
     restarts: tuple[int, ...] = ()
     completed: bool = False
 
@@ -107,6 +108,14 @@ class BinaryTree(Mechanism[TreeState]):
         for length in self.restarts:
             if not isinstance(length, int) or isinstance(length, bool) or not 1 <= length <= LONGEST_TREE:
                 raise ValueError(f"restarts must be whole numbers of steps from 1 to {LONGEST_TREE}, not {length!r}")
+
+    def details(self) -> Iterator[str]:
+        if not self.restarts:
+            yield "one tree without restarts"
+            return
+        yield f"restarted after trees of {shown(self.restarts)} steps"
+        if self.completed:
+            yield "each completed before the next begins"
 
     def init(self, size: int) -> TreeState:
         return TreeState(step=0, size=size)

@@ -106,7 +106,7 @@ class WordHistogram:
                 f"sqrt({self.words_per_device}), kept before it is added",
                 f"{candidates} is public and was made without these devices' text, and so were the numbers of the histogram",
                 "which words a device names depends on its own text and its own chance alone",
-                f"the histogram was released once, with the noise {self.mechanism.described()}, drawn by a cryptographic "
+                f"the histogram was released once, with noise {self.mechanism.described()}, drawn by a cryptographic "
                 "generator as float64 Gaussians rounded to the grid, and kept secret; nothing else of the words was released",
             ),
         )

@@ -48,9 +48,9 @@ def statement(task: Task, latest: Charge) -> PrivacyStatement:
         assumptions=(
             f"each device takes part in at most {limits.max_times} steps, any two of them at least {limits.min_separation} "
             f"apart (difference of step numbers), kept by {kept_by}",
-            f"{latest.step} of {task.file.steps} steps were released, with the noise {task.mechanism.described()}",
+            f"{latest.step} of {task.file.steps} steps were released, with noise {task.mechanism.described()}",
             "no device's history and no store was copied, restored from a backup or deleted",
-            "a person with c devices is protected c**2 times weaker in rho",
+            "for a person with several devices rho is larger by the square of their number: two devices, four times the rho",
             "other runs on the same devices, not counted here, add their rho",
             starting_assumption(task.file),
             "who takes part, and when, does not depend on the data of a device",

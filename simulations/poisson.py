@@ -191,7 +191,7 @@ class Samples:
                 f"at every step each of {file.population} devices takes part by a coin of its own, with probability "
                 f"{self.sampled.rate:g}; that is enforced, which no fedrho server does, none drops out or comes by "
                 "itself, and nobody learns who came or how many",
-                f"{step} of {file.steps} steps were released, with the noise {self.task.mechanism.described()}; a run that is "
+                f"{step} of {file.steps} steps were released, with noise {self.task.mechanism.described()}; a run that is "
                 f"ended because of what it released costs what all its steps cost, epsilon = {round_up(self.sampled.epsilon)} "
                 f"at delta = {file.privacy.delta!r}",
                 f"the divisor {file.round.goal} and the number of steps are public constants, whatever number came",

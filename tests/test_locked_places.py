@@ -83,9 +83,10 @@ def test_a_command_that_may_not_look_says_so_in_one_line(line: str, expected: st
 
 
 @pytest.mark.slow
-def test_a_device_that_could_remember_nothing_says_so_before_it_waits(locked: Path) -> None:
+@pytest.mark.parametrize("line", ["join 127.0.0.1:1 --data digits --history nob", "fleet 127.0.0.1:1 --history nob"])
+def test_a_device_that_could_remember_nothing_says_so_before_it_waits(line: str, locked: Path) -> None:
     locked.chmod(0o755 if os.getuid() == 0 else 0o500)
-    code, _, err = without_rights(*["join", "127.0.0.1:1", "--data", "digits", "--history", "nob"], cwd=locked.parent)
+    code, _, err = without_rights(*line.split(), cwd=locked.parent)
     assert (code, err.strip().splitlines()) == (
         2,
         ["fedrho: --history nob: cannot be written (permission denied in nob); ask its owner, or name another place"],
@@ -136,6 +137,19 @@ def test_a_history_that_may_not_be_listed_is_not_an_empty_one(monkeypatch: pytes
     monkeypatch.setattr(os, "scandir", refusing)
     with pytest.raises(BadInput, match="not yours to look at"):
         _paths(tmp_path, None)
+
+
+def test_a_history_that_may_not_be_read_is_somebody_elses(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "device-1.sqlite").write_bytes(b"")
+
+    def refusing(self: Path, *_: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self))
+
+    monkeypatch.setattr(Path, "open", refusing)
+    for device in ("device-1", None):
+        with pytest.raises(BadInput, match=r"not yours to look at \(Permission denied\); ask its owner"):
+            _paths(tmp_path, device)
+    assert _paths(tmp_path, "device-1", known=False) == [tmp_path / "device-1.sqlite"]
 
 
 @pytest.mark.parametrize(

@@ -8,12 +8,22 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
+from dataclasses import fields
 from functools import cache
 from pathlib import Path
+
+from fedrho.privacy.adaptive import AdaptiveGaussian
+from fedrho.privacy.banded import BandedToeplitz
+from fedrho.privacy.blt import BufferedToeplitz
+from fedrho.privacy.independent import IndependentGaussian
+from fedrho.privacy.mechanism import Mechanism
+from fedrho.privacy.tree import BinaryTree
+from fedrho.privacy.vectors import Grid
 
 TOP = Path(__file__).parents[1]
 PAGE = (TOP / "docs" / "read-a-statement.md").read_text(encoding="utf-8")
 
+NOISES = re.findall(r"<!-- noises -->(.*?)<!-- /noises -->", PAGE, re.DOTALL)
 MARK = re.compile(r"\bassumptions=|Statement\(|NoGuarantee\(")
 STATEMENTS = ("PrivacyStatement", "LabelStatement", "SampledStatement", "NoGuarantee")
 SENTENCES = {
@@ -126,12 +136,27 @@ def written() -> set[str]:
 
 
 def explained() -> set[str]:
-    cells = [re.findall(r"^\| (`.+?`) \|", part, re.MULTILINE) for part in PAGE.split("<!-- ")[1:]]
+    cells = [re.findall(r"^\| (`.+?`) \|", part, re.MULTILINE) for part in PAGE.replace(NOISES[0], "").split("<!-- ")[1:]]
     return {code for column in cells for cell in column for code in re.findall(r"`([^`]+)`", cell)}
 
 
 def test_every_assumption_is_explained_and_no_other() -> None:
     assert explained() ^ written() == set()
+
+
+def test_every_noise_is_explained_and_no_other() -> None:
+    kinds = (BinaryTree, BandedToeplitz, BufferedToeplitz, IndependentGaussian, AdaptiveGaussian)
+    assert set(kinds) >= {kind for kind in Mechanism.__subclasses__() if kind.__module__.startswith("fedrho.")}
+    rows = dict(re.findall(r"^\| `([^`]+)` \|.*?\| ([^|]*) \|$", NOISES[0], re.MULTILINE))
+    assert set(rows) == {*(f"{kind.words} ({kind.name})" for kind in kinds), Mechanism.words}
+    two = [BinaryTree(Grid(1.0, 16), 1.0), BinaryTree(Grid(1.0, 16), 1.0, (5, 7), completed=True)]
+    told = [text.partition("noise multiplier 1.0, ")[2] for text in (one.described() for one in two)]
+    assert told == ["one tree without restarts", "restarted after trees of (5, 7) steps, each completed before the next begins"]
+    shown = re.findall(r"`([^`]+)`", rows[f"{BinaryTree.words} ({BinaryTree.name})"])
+    assert shown == ", ".join(told).replace("(5, 7)", "…").split(", ")
+    for kind in set(kinds) - {BinaryTree}:
+        named = [part.name.replace("_", " ") for part in fields(kind) if part.name not in ("grid", "noise_multiplier")]
+        assert [f"{name} …" for name in named] == re.findall(r"`([^`]+)`", rows[f"{kind.words} ({kind.name})"])
 
 
 def test_nobody_else_writes_assumptions() -> None:

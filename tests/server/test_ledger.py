@@ -44,7 +44,7 @@ def test_the_statement_names_unit_neighbours_and_what_it_assumes(window: bool, m
         "at most 2 steps, any two of them at least 2 apart",
         "each device's own history",
         "copied, restored from a backup or deleted",
-        "c**2 times weaker",
+        "larger by the square of their number",
         "not counted here",
         "starting weights",
         "does not depend on the data",
