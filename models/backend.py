@@ -26,6 +26,9 @@ with _native_stderr_silenced():
     import keras
     import tensorflow as tf
 
+if os.environ["TF_CPP_MIN_LOG_LEVEL"] == "3":  # TensorFlow's Python logs by itself, as of loops that it would have vectorized
+    tf.get_logger().setLevel("ERROR")
+
 __all__ = ["SeveralThreads", "keras", "one_thread", "tf"]
 
 THREADS = ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS")

@@ -123,6 +123,29 @@ def test_fedrho_takes_the_arguments_of_every_container(name: str, arguments: lis
     assert context.params["tls"] is not None
 
 
+def test_compose_confines_the_server_and_gives_it_what_the_image_reads() -> None:
+    ((name, service),) = load(DEPLOY / "compose.yaml")[0]["services"].items()
+    assert name == "fedrho"
+    assert service["build"] == {"context": ".", "dockerfile": "deploy/Dockerfile"}
+    confined = {key: service[key] for key in ("read_only", "tmpfs", "cap_drop", "security_opt", "ulimits")}
+    assert confined == {
+        "read_only": True,
+        "tmpfs": ["/tmp"],
+        "cap_drop": ["ALL"],
+        "security_opt": ["no-new-privileges:true"],
+        "ulimits": {"core": 0},
+    }
+    assert service["mem_limit"] == service["memswap_limit"]
+    command = json.loads(re.search(r"^CMD (.*)$", DOCKERFILE, re.MULTILINE)[1])  # type: ignore[index]
+    inside = dict(volume.split(":")[1::-1] for volume in service["volumes"])
+    assert set(inside) == {command[1], command[command.index("--store") + 1], command[command.index("--tls") + 1]}
+    writable = [volume for volume in service["volumes"] if not volume.endswith(":ro")]
+    assert writable == [f"store:{command[command.index('--store') + 1]}"]
+    port = command[command.index("--port") + 1]
+    assert service["ports"] == [f"{port}:{port}"]
+    assert "compose.yaml" in (DEPLOY.parent / "docs" / "deploy.md").read_text(encoding="utf-8")
+
+
 def documented() -> list[list[str]]:
     """Every command of fedrho's that docs/deploy.md shows."""
     text = (DEPLOY.parent / "docs" / "deploy.md").read_text(encoding="utf-8").replace("\\\n", " ")

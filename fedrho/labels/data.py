@@ -10,7 +10,7 @@ import csv
 import hashlib
 import zipfile
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,14 @@ class LabelData:
     users: NDArray[Any] | None = field(default=None, repr=False)
     """Whose each label is, where it is known: a person with several pays for all of them."""
 
+    def first(self, records: int) -> LabelData:
+        """So many of its records, in the order that no label has a part in; all of them with 0. Raises BadInput."""
+        if records > len(self.features):
+            raise BadInput(f"records: {records}, and {self.name} has {len(self.features)}")
+        kept = slice(records or None)
+        users = None if self.users is None else self.users[kept]
+        return replace(self, features=self.features[kept], labels=self.labels[kept], users=users)
+
     def describe(self) -> dict[str, object]:
         """What tells this data set from others, without a label of it."""
         test = None if self.test_features is None else len(self.test_features)
@@ -55,8 +63,8 @@ class LabelData:
         }
 
 
-def benchmark(name: str, quiet: bool = False) -> LabelData:
-    """A data set of the catalogue, pooled, or ratings; raises DataError, BadInput.
+def benchmark(name: str, quiet: bool = False, records: int = 0) -> LabelData:
+    """A data set of the catalogue, pooled, or ratings; so many `records` of it, or all with 0. Raises DataError, BadInput.
 
     Devices may have been shared out by label, so their order is undone: records are put in the order of their features' hashes,
     which no label has a part in.
@@ -67,7 +75,7 @@ def benchmark(name: str, quiet: bool = False) -> LabelData:
     if name == "movielens-ratings":
         from fedrho.labels import ratings
 
-        return ratings.load(quiet)
+        return ratings.load(quiet).first(records)
     entry = catalogue.entry(name)
     models = [lookup(model) for model in entry.models]
     if not models or any(model.vocabulary == model.classes for model in models):  # a label is a feature of the next example
@@ -90,7 +98,7 @@ def benchmark(name: str, quiet: bool = False) -> LabelData:
         models=entry.models,
         public=True,
         note=note,
-    )
+    ).first(records)
 
 
 def hashed_order(features: NDArray[Any]) -> Ints:

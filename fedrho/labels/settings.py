@@ -164,6 +164,8 @@ class ExperimentFile(Section):
     """`dataset` is a benchmark of `fedrho data`; `data` a file of one's own, whose `label` and `classes` are then needed."""
 
     dataset: str | None = None
+    records: Annotated[int, Field(ge=0)] = 0
+    """Of a benchmark: so many of its records, chosen without a look at labels; 0 for all."""
     data: str | None = None
     label: str = ""
     user: str = ""
@@ -184,6 +186,8 @@ class ExperimentFile(Section):
     def _sensible(self) -> ExperimentFile:
         if (self.dataset is None) == (self.data is None):
             raise ValueError("give dataset or data, one of the two")
+        if self.records and self.dataset is None:
+            raise ValueError("records: takes a part of a dataset; of data all records are used")
         if self.data is not None and len(self.classes) < 2:
             raise ValueError("classes: name every value that a label may take; they are public and never inferred")
         if len({run.name for run in self.runs}) < len(self.runs):
@@ -248,6 +252,32 @@ def made(values: dict[str, Any], source: str) -> ExperimentFile:
         raise BadInput(f"{source}: {_explained(error)}") from error
     check_private(experiment, source)
     return experiment
+
+
+def trial(experiment: ExperimentFile, source: str) -> ExperimentFile:
+    """The same cut short, to see that it runs: one seed, one epsilon of each run, few records and steps. Raises BadInput."""
+    if experiment.dataset is None:
+        raise BadInput("--trial: is for a --dataset; a file's labels would be asked, and paid for, as by the whole training")
+    short = _cut(experiment.model_dump(exclude_none=True))
+    return made({**short, "seeds": 1, "records": experiment.records or TRIAL_RECORDS}, source)
+
+
+def _cut(section: Any) -> Any:
+    if isinstance(section, list):
+        return [_cut(one) for one in section]
+    if not isinstance(section, dict):
+        return section
+    short = {key: _cut(value) for key, value in section.items()}
+    if "learning_rate" in short:
+        short = {key: value for key, value in short.items() if key != "epochs"} | {"steps": TRIAL_STEPS}
+    if "epsilons" in short:
+        short["epsilons"] = short["epsilons"][:1]
+    if short.get("simclr"):
+        short["simclr"] = TRIAL_STEPS
+    return short
+
+
+TRIAL_RECORDS, TRIAL_STEPS = 1000, 2
 
 
 def _merged(values: dict[str, Any]) -> dict[str, Any]:

@@ -99,6 +99,9 @@ def train(
         typer.Option("--again", help="The labels were answered before, or a killed run lost answers: pay again, and add it up."),
     ] = False,
     threads: Annotated[int, typer.Option(min=0, max=1024, help="Of TensorFlow; 0 takes one a core.")] = 1,
+    trial: Annotated[
+        bool, typer.Option("--trial", help="Cut short, to see that it runs: 1,000 records, two steps of each training.")
+    ] = False,
     quiet: Quiet = False,
     json: Json = False,
 ) -> None:
@@ -135,11 +138,15 @@ def train(
         chosen = settings.made(runs.stored(out), str(out / runs.EXPERIMENT))
     else:
         chosen = recipes.experiment(options, method or ["lp-2st"], epsilon or [], changes, stage_changes)
+    if trial:
+        chosen = settings.trial(chosen, "--trial")
     results = _run(chosen, out, again, threads, quiet or json)
     if json:
         console.print_json(results)
     elif not quiet:
         print_results(results)
+        if trial:
+            console.out.print("a trial: it runs, and its figures say nothing about any method", highlight=False)
 
 
 def _classes(text: str | None) -> list[str]:
@@ -190,7 +197,7 @@ def _opened(chosen: ExperimentFile, quiet: bool) -> LabelData:
     from fedrho.labels.data import benchmark, own
 
     if chosen.dataset is not None:
-        return benchmark(chosen.dataset, quiet)
+        return benchmark(chosen.dataset, quiet, chosen.records)
     test = None if chosen.test is None else Path(chosen.test)
     return own(Path(chosen.data or ""), chosen.label, chosen.classes, test, chosen.labels_are_public, chosen.user)
 

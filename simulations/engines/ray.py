@@ -144,9 +144,11 @@ class RayCluster:
             return
         quiet = {"log_to_driver": False, "logging_level": "error"}
         address = address or os.environ.get("RAY_ADDRESS", "")
+        knocked = False
         try:
             if address:
                 _knock(address)
+                knocked = True
                 self._ray.init(address=address, **quiet)
                 self._connected = True
                 return
@@ -165,7 +167,8 @@ class RayCluster:
             if self._folder:
                 shutil.rmtree(self._folder, ignore_errors=True)
             where = f"no cluster at {address}" if address else "no cluster"
-            raise EngineError(f"ray: {where}: {one_line(error)}") from error
+            hint = f"; {ITS_TOKEN}" if knocked else ""
+            raise EngineError(f"ray: {where}: {one_line(error)}{hint}") from error
 
     def _run(self, job: Dispatch, call: Call) -> None:
         try:
@@ -234,6 +237,9 @@ class RayCluster:
             self._ray.kill(actor)
         self._actors, self._calls = {}, {}
         self._ready.clear()
+
+
+ITS_TOKEN = "if it asks for a token, set RAY_AUTH_MODE=token and copy ~/.ray/auth_token from its head node"
 
 
 def _knock(address: str) -> None:

@@ -1,7 +1,8 @@
 """The pages of the documentation as the tests read them: fenced blocks in their order, each with the marks in front of it.
 
 A block of shell or of Python is run, in the order of the page, in a folder with `examples/`, `deploy/` and `benchmarks/` of this
-checkout and with what the page takes for granted (tests/docs/preludes.py). A mark is an HTML comment on a line of its own, right
+checkout and with what the page takes for granted (tests/docs/preludes.py). What no test could run, on another machine or for an
+hour, stands in a sentence of the page and is no block. A mark is an HTML comment on a line of its own, right
 above a block:
 
     run with: OPTIONS    commands that know all of these options get them, instead of the same ones as printed
@@ -13,7 +14,6 @@ above a block:
     run on: PAGE         each of its commands is run on that page
     run by: FILE::TEST   that test runs it, or `dev`, as `./dev check` does
     data for: MODEL      of `fedrho join`, all but the joining is done: the examples are read for this model, no server is asked
-    not run: REASON      the block is read, and checked as far as that goes, but not run
     continues            the block of Python goes on with the names of the one before it
     output               the block of `text` is what the last command before it prints; a word … in it is any words
     output, in part      it is a piece of that
@@ -44,11 +44,20 @@ WITH_VALUE: Final = (
     "run on",
     "run by",
     "data for",
-    "not run",
     "varies",
     "not compared",
 )
-NEEDED: Final = ("data/mnist", "data/text-es", "kubectl", "mlflow", "openssl", "opentelemetry", "postgres", "promtool")
+NEEDED: Final = (
+    "data/fashion-mnist",
+    "data/mnist",
+    "data/text-es",
+    "kubectl",
+    "mlflow",
+    "openssl",
+    "opentelemetry",
+    "postgres",
+    "promtool",
+)
 MARK: Final = re.compile(rf"(?:{'|'.join(WITH_VALUE)}): .+|after Ctrl-C|continues|output(?:, in part|, made)?")
 FENCE: Final = re.compile(
     r"(?P<marks>(?:^<!-- [^\n]*? -->\n\n?)*)^(?P<indent> *)```(?P<language>[^\n`]*)\n(?P<text>.*?)^(?P=indent)```$",
@@ -72,11 +81,6 @@ class Block:
     def said(self, name: str) -> str | None:
         """What stands behind the colon of such a mark."""
         return next((mark.removeprefix(f"{name}: ") for mark in self.marks if mark.startswith(f"{name}: ")), None)
-
-    @property
-    def skipped(self) -> str | None:
-        """Why it is not run at all; None where it is."""
-        return self.said("not run")
 
     @property
     def shows(self) -> str | None:
@@ -107,7 +111,7 @@ class Block:
 
     @property
     def here(self) -> bool:
-        return self.skipped is None and not self.elsewhere
+        return not self.elsewhere
 
 
 def blocks_of(page: str, *languages: str) -> list[Block]:

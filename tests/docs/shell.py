@@ -18,15 +18,13 @@ from tests.docs.pages import TOP, Block
 PROGRAM: Final = typer.main.get_command(cli.app)
 OUTSIDE: Final = {
     "cp": "copies files",
-    "docker": "runs the image of deploy/Dockerfile, which tests/test_deploy.py reads",
-    "kubectl": "needs a cluster; the manifests are checked by tests/test_deploy.py",
-    "grpcurl": "a client of gRPC that people have; what it asks for is checked against the proto files",
+    "export": "of the shell itself",
+    "kubectl": "shows what a cluster would be told; the manifests are checked by tests/test_deploy.py",
     "openssl": "puts a certificate and its key into one file, for a browser",
     "pip": "installs",
     "ray": "starts a cluster; comes with fedrho[ray]",
     "promtool": "comes with Prometheus; checks a file of rules",
     "tensorboard": "comes with TensorFlow; shows the events that a study writes",
-    "ssh": "a tunnel to another machine",
 }
 """Programs that are not ours, each with the reason that it may stand in a block without being checked further."""
 UV_TAKES: Final = ("--python", "--extra", "--group", "--with", "--project")

@@ -38,17 +38,6 @@ SLOW: Final = (
     "tasks.md",
 )
 """Those that need TensorFlow, servers, or seconds."""
-NOT_RUN: Final = {
-    "auditing.md": 1,
-    "dashboard.md": 1,
-    "deploy.md": 2,
-    "engines.md": 1,
-    "operating.md": 1,
-    "performance.md": 1,
-    "reproductions.md": 4,
-    "tasks.md": 1,
-}
-"""How many blocks of shell no test runs, of each page that has such; the reason stands above each of them."""
 NOT_COMPARED: Final = {"cli.md": 1, "dashboard.md": 1, "device.md": 1}
 """How many outputs no test compares; the reason stands above each of them."""
 NO_OUTPUT: Final = {
@@ -90,10 +79,6 @@ def test_the_examples_of_a_page_run(page: str, tmp_path: Path, monkeypatch: pyte
         runner.run()
     if runner.missed:
         pytest.skip(f"all but what is not on this machine: {'; '.join(runner.missed)}")
-
-
-def test_what_no_test_runs_is_counted() -> None:
-    assert Counter(block.page for block in all_blocks("python", *SHELL) if block.skipped is not None) == NOT_RUN
 
 
 def test_what_is_shown_and_not_compared_is_counted() -> None:
@@ -162,13 +147,24 @@ def runs_it(test: str, block: Block) -> bool:
         return False
     if file in block.text:
         return True
-    for call in [node for statement in found[0].body for node in ast.walk(statement) if isinstance(node, ast.Call)]:
-        if isinstance(call.func, ast.Name) and call.func.id in ("block", "blocks_of"):
-            return block.page in (TOP / file).read_text(encoding="utf-8")
+    if {"block", "blocks_of"} & names_in(found[0], tree):
+        return block.page in (TOP / file).read_text(encoding="utf-8")
     module = import_module(file.removesuffix(".py").replace("/", "."))
     given = [mark.args[1] for mark in getattr(getattr(module, name), "pytestmark", []) if mark.name == "parametrize"]
     commands = {str(case.values[0]) for cases in given for case in cases if hasattr(case, "values")}
     return all(line.removeprefix("fedrho ") in commands for line in lines)
+
+
+def names_in(test: ast.FunctionDef, tree: ast.Module) -> set[str]:
+    """All that it names, its fixtures too, and what functions and classes of its module name that it leads to."""
+    known = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    names, ahead = set[str](), [test.name]
+    while ahead:
+        walked = list(ast.walk(known[ahead.pop()]))
+        now = {node.arg if isinstance(node, ast.arg) else node.id for node in walked if isinstance(node, ast.arg | ast.Name)}
+        ahead += [name for name in now - names if name in known]
+        names |= now
+    return names
 
 
 @pytest.mark.parametrize(

@@ -99,7 +99,7 @@ def test_the_price_is_that_of_one_step_of_dp_fedavg() -> None:
     assert histogram.mechanism.grid.clip_norm == 3.0
     assert histogram.rho == histogram.mechanism.cost(1, Participation(1)) == pytest.approx(0.3)
     said = " ".join(histogram.statement("the list 'x'").assumptions)
-    for expected in ("at most once", "at most 9 of the 100 words of the list 'x'", "public", "noise_multiplier 1.29"):
+    for expected in ("at most once", "at most 9 of the 100 words of the list 'x'", "public", "noise multiplier 1.29"):
         assert expected in said
 
 

@@ -5,15 +5,21 @@ The tff extra takes the last release that has them; see `fedrho.privacy.auditing
 
 from __future__ import annotations
 
+import shlex
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from typer.testing import CliRunner
 
+from fedrho import cli
 from fedrho.privacy.auditing.membership import MembershipReport, membership_report
 from fedrho.privacy.auditing.membership_tfp import tensorflow_privacy_attacks
 from fedrho.privacy.zcdp import Rho
+from tests.docs import shell
+from tests.docs.pages import blocks_of
 
 pytestmark = [
     pytest.mark.tff,
@@ -64,3 +70,15 @@ def test_numpys_global_generator_is_left_as_it_was() -> None:
     np.random.seed(5)
     membership_report(predictions(3.0, 2.0), attacks=tensorflow_privacy_attacks, seed=3)
     assert np.random.random() == expected
+
+
+def test_the_command_of_the_page_asks_tensorflow_privacy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its environment is the one that this test is in."""
+    monkeypatch.chdir(tmp_path)
+    np.savez("predictions.npz", **predictions(1.5, 1.5))  # type: ignore[arg-type]
+    (line,) = [line for block in blocks_of("auditing.md", "sh") for line in shell.lines(block) if "--tensorflow-privacy" in line]
+    environment, _, command = line.partition(" uv run --python 3.11 --extra tff ")
+    assert environment == "UV_PROJECT_ENVIRONMENT=.venv-tff"
+    result = CliRunner().invoke(cli.app, shlex.split(command)[1:])
+    assert result.exit_code == 0, result.output
+    assert [row.split()[0] for row in result.output.splitlines()[1:3]] == ["threshold", "logistic"]

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-import os
+import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,10 @@ import pytest
 
 from fedrho.simulations.engines.base import EngineError
 from fedrho.simulations.engines.ray import RayCluster
+from tests.docs import shell
+from tests.docs.beside import Beside
+from tests.docs.pages import blocks_of
+from tests.docs.running import installed
 from tests.simulations.engines.small import open_made, rounds, serial, workload
 
 pytestmark = [
@@ -26,31 +33,72 @@ MLP, LOGISTIC = workload("digits-mlp"), workload()
 DASHBOARD = 8265
 
 
+class Nodes:
+    """Of one processor each, started by the commands of docs/engines.md and kept in the foreground, so that each can be ended."""
+
+    def __init__(self, folder: Path) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.address = f"127.0.0.1:{probe.getsockname()[1]}"
+        *_, self._head, self._other = commands()
+        self._folder = folder
+        self._started: list[Beside] = []
+
+    def head(self) -> None:
+        self._start(self._head, "--port", self.address.rpartition(":")[2], "--include-dashboard=false")
+
+    def other(self) -> None:
+        self._start([word.replace("HEAD:6379", self.address) for word in self._other])
+
+    def end_last(self) -> None:
+        self._started.pop().end()
+
+    def close(self) -> None:
+        while self._started:
+            self.end_last()
+
+    def _start(self, command: list[str], *options: str) -> None:
+        ours = ["--block", "--num-cpus=1", f"--object-store-memory={100 << 20}", "--disable-usage-stats", *PORTS, *options]
+        self._started.append(Beside([*in_this_environment(command), *ours], self._folder / f"{len(self._started)}.log"))
+        self._started[-1].wait_for("Ray runtime started")
+
+
+def in_this_environment(command: list[str]) -> list[str]:
+    return [str(Path(sys.executable).parent / command[0]), *command[1:]]
+
+
+PORTS = ("--dashboard-agent-listen-port=0", "--min-worker-port=0", "--max-worker-port=0")
+"""Of two nodes on one machine."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """With a token of its own, as the page says, before Ray is imported, which looks for one but once."""
+    if find_spec("ray") is None:
+        pytest.skip("ray is not installed")
+    packages, mode, token, *_ = commands()
+    installed(packages)
+    folder = tmp_path_factory.mktemp("ray")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HOME", str(folder))
+        patch.setenv("PYTHONPATH", str(TOP))
+        patch.setenv(*mode[1].split("="))
+        subprocess.run(in_this_environment(token), check=True, capture_output=True)
+        yield folder
+
+
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[Any]:
-    """Two nodes of one processor each; their processes find the tests, whose data set actors open."""
-    os.environ["RAY_USAGE_STATS_ENABLED"], before = "0", os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = str(TOP)
-    utilities = pytest.importorskip("ray.cluster_utils")
-    node = {"num_cpus": 1, "object_store_memory": 100 << 20}
-    made = two_nodes(utilities.Cluster, node)
-    yield made
-    made.shutdown()
-    os.environ.pop("PYTHONPATH")
-    if before is not None:
-        os.environ["PYTHONPATH"] = before
+def cluster(home: Path) -> Iterator[Nodes]:
+    """Its processes find the tests, whose data set actors open."""
+    with closing(Nodes(home)) as nodes:
+        nodes.head()
+        nodes.other()
+        yield nodes
 
 
-def two_nodes(cluster: Any, node: dict[str, int], tries: int = 3) -> Any:
-    """Ray gives a node thirty seconds to start, and a busy machine does not always keep to that."""
-    try:
-        made = cluster(initialize_head=True, head_node_args={**node, "include_dashboard": False})
-        made.second = made.add_node(**node)
-    except Exception:
-        if tries == 1:
-            raise
-        return two_nodes(cluster, node, tries - 1)
-    return made
+def commands() -> list[list[str]]:
+    (block,) = [block for block in blocks_of("engines.md", "bash") if "ray start" in block.text]
+    return [shell.words(line) for line in shell.lines(block)]
 
 
 def meanwhile(happens: Callable[[], object], train: Callable[[], Any]) -> Any:
@@ -62,22 +110,22 @@ def meanwhile(happens: Callable[[], object], train: Callable[[], Any]) -> Any:
         timer.join()
 
 
-def test_a_lost_actor_and_a_lost_node_change_no_bit(cluster: Any) -> None:
+def test_a_lost_actor_and_a_lost_node_change_no_bit(cluster: Nodes) -> None:
     import ray
 
     with closing(RayCluster(MLP, 2, open_data=open_made, address=cluster.address)) as engine:
         results, measured = rounds(engine, MLP, range(1))
         first = engine.actors
         results += meanwhile(lambda: ray.kill(first[0]), lambda: rounds(engine, MLP, range(1, 2)))[0]
-        results += meanwhile(lambda: cluster.remove_node(cluster.second), lambda: rounds(engine, MLP, range(2, 3)))[0]
-        cluster.second = cluster.add_node(num_cpus=1)
+        results += meanwhile(cluster.end_last, lambda: rounds(engine, MLP, range(2, 3)))[0]
+        cluster.other()
         results += rounds(engine, MLP, range(3, 4))[0]
         assert not set(first) & set(engine.actors)
     assert (results, measured) == serial(MLP, range(4))
     assert not ray.is_initialized()
 
 
-def test_more_workers_than_processors_are_refused(cluster: Any) -> None:
+def test_more_workers_than_processors_are_refused(cluster: Nodes) -> None:
     with pytest.raises(EngineError, match=r"^engine.workers: 3, and the Ray cluster has 2 processors$"):
         RayCluster(MLP, 3, open_data=open_made, address=cluster.address)
 
