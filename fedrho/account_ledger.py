@@ -20,6 +20,7 @@ from fedrho.privacy.zcdp import Rho, gaussian_epsilon
 from fedrho.work import Work
 
 if TYPE_CHECKING:
+    from fedrho.privacy.labels.statement import LabelStatement
     from fedrho.server.chain import History
     from fedrho.server.tasks import TaskFile
 
@@ -32,6 +33,7 @@ class Checked:
     history: History
     task: TaskFile
     statement: PrivacyStatement
+    labels: LabelStatement | None
 
     @property
     def name(self) -> str:
@@ -82,6 +84,11 @@ def ledger(
             text = f"{shown['task']}: {shown['released']} of {shown['rounds']} rounds, chain whole, latest link {shown['link']}"
             console.out.print(text, highlight=False, soft_wrap=True)
         console.print_statement(total, chosen, f"derived anew from {_counted(len(stores), 'store')}{_of_runs(len(runs))}")
+        for run in runs:
+            if run.labels is not None:
+                console.print_claim(
+                    run.labels.rows(), run.labels.assumptions, f"about labels, of {run.task.name}; never added to the other"
+                )
     if limit is not None:
         _charge_all(runs, limit)
 
@@ -105,7 +112,8 @@ def _check(where: str) -> list[Checked]:
         try:
             task = read_task(history)
             with Work("checking the chain", task.file.name) as work:
-                found.append(Checked(shown(where), history, task.file, check(history, task, work.progress)))
+                statement = check(history, task, work.progress)
+                found.append(Checked(shown(where), history, task.file, statement, task.label_statement()))
         except HistoryBroken as error:
             raise HistoryBroken(f"{shown(where)}, run {history.run.hex()[:8]}: {error}") from error
     return found
@@ -149,6 +157,7 @@ def _run_json(run: Checked) -> dict[str, object]:
         "released": run.history.entries[-1].step,
         "rho": run.statement.rho,
         "link": run.history.links[-1].hex(),
+        "labels": None if run.labels is None else dict(run.labels.to_json()),
     }
 
 

@@ -280,6 +280,10 @@ def test_commands_from_task_file_to_statement(
     assert (shown["unit"], shown["labels"]["unit"], shown["labels"]["epsilon"]) == ("device", "label", 2.0)
     assert "m labels has m times the epsilon" in " ".join(shown["labels"]["assumptions"])
     assert "beside it, and never added to it: epsilon 2 (pure), unit: one label" in fedrho("status", store)
+    (derived,) = json.loads(fedrho("account", "ledger", store, "--json"))["runs"]
+    assert derived["labels"] == shown["labels"]
+    told = fedrho("account", "ledger", store)
+    assert told.index("derived anew from the store") < told.index("about labels, of digits; never added to the other")
     fedrho("export", store, "--out", tmp_path / "out.npz")
     with np.load(tmp_path / "out.npz") as exported:
         said = json.loads(str(exported["privacy_statement"]))
