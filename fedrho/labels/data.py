@@ -45,7 +45,7 @@ class LabelData:
     def first(self, records: int) -> LabelData:
         """So many of its records, in the order that no label has a part in; all of them with 0. Raises BadInput."""
         if records > len(self.features):
-            raise BadInput(f"records: {records}, and {self.name} has {len(self.features)}")
+            raise BadInput(f"records: {records}, and {self.name} has {len(self.features)}; 0 takes all")
         kept = slice(records or None)
         users = None if self.users is None else self.users[kept]
         return replace(self, features=self.features[kept], labels=self.labels[kept], users=users)

@@ -74,6 +74,48 @@ def contents(path: Path) -> dict[str, bytes]:
     return {str(file.relative_to(path)): file.read_bytes() for file in sorted(path.rglob("*")) if file.is_file()}
 
 
+# -- trials ------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_trial_is_short_everywhere_and_the_same_otherwise() -> None:
+    stages = [{"share": 0.4, "training": {"epochs": 40.0, "mixup": 4.0}}, {"share": 0.6, "prior": "clusters", "simclr": 900}]
+    whole = given(
+        seeds=10,
+        runs=[
+            {"name": "stages", "epsilons": [3.0, 1.0], "stages": stages},
+            {"name": "dp", "kind": "dp-sgd", "epsilons": [2.0], "dp_sgd": {"steps": 300}},
+            {"name": "none", "kind": "non-private", "training": {"epochs": 7.0}},
+        ],
+    )
+    short = settings.trial(whole, "test")
+    assert (short.seeds, short.records, short.training.steps) == (1, 1000, 2)
+    first, dp, none = short.runs
+    assert first.epsilons == [3.0]
+    assert [(stage.training.steps, stage.training.epochs) for stage in first.stages if stage.training] == [(2, 0.0)]
+    assert [stage.simclr for stage in first.stages] == [0, 2]
+    assert first.stages[0].training is not None
+    assert first.stages[0].training.mixup == 4.0
+    assert dp.dp_sgd is not None
+    assert none.training is not None
+    assert (dp.dp_sgd.steps, none.training.steps, none.training.epochs) == (2, 2, 0.0)
+    assert settings.trial(short, "test") == short
+
+
+def test_a_part_of_a_benchmark_is_chosen_without_its_labels() -> None:
+    whole, part = benchmark("digits"), benchmark("digits", records=100)
+    assert np.array_equal(part.features, whole.features[:100])
+    assert np.array_equal(part.labels, whole.labels[:100])
+    assert part.test_features is not None
+    assert np.array_equal(part.test_features, whole.test_features)
+    with pytest.raises(BadInput, match=r"records: 10000, and digits has 1437"):
+        benchmark("digits", records=10_000)
+    with pytest.raises(BadInput, match=r"records: takes a part of a dataset"):
+        settings.made(
+            {**given().model_dump(exclude_none=True, exclude={"dataset"}), "data": "x.csv", "classes": ["a", "b"], "records": 5},
+            "test",
+        )
+
+
 # -- non-interference and reads ----------------------------------------------------------------------------------------------
 
 

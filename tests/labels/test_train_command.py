@@ -47,6 +47,10 @@ def refused(*arguments: str) -> str:
         (("--dataset", "digits", "--epsilon", "1", "--steps", "5", "--epochs", "1"), "one of the two"),
         (("--data", "x.csv", "--epsilon", "1", "--model", "m"), "classes"),
         (("--data", "x.csv", "--classes", "a,b", "--epsilon", "1", "--model", "m", "--seeds", "2"), "labels-are-public"),
+        (
+            ("--data", "x.csv", "--classes", "a,b", "--epsilon", "1", "--model", "m", "--steps", "9", "--trial"),
+            "--trial: is for a --dataset; a file's labels would be asked",
+        ),
         (("nothing.toml",), "no such file"),
         (("nothing.toml", "--epsilon", "1"), "leave it out"),
     ],
