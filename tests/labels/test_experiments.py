@@ -106,6 +106,7 @@ def test_a_part_of_a_benchmark_is_chosen_without_its_labels() -> None:
     assert np.array_equal(part.features, whole.features[:100])
     assert np.array_equal(part.labels, whole.labels[:100])
     assert part.test_features is not None
+    assert whole.test_features is not None
     assert np.array_equal(part.test_features, whole.test_features)
     with pytest.raises(BadInput, match=r"records: 10000, and digits has 1437"):
         benchmark("digits", records=10_000)
