@@ -219,7 +219,7 @@ def calibrate(
     mean_noise: Annotated[
         float | None, typer.Option(help="To find a cohort: bearable noise of a round's mean, noise multiplier / cohort.")
     ] = None,
-    toml: Annotated[bool, typer.Option("--toml", help="The lines of a task file's [privacy] that say the same.")] = False,
+    toml: Annotated[bool, typer.Option("--toml", help="The lines of a task file's \\[privacy] that say the same.")] = False,
     json: Json = False,
     plot: PlotOption = None,
 ) -> None:

@@ -36,9 +36,9 @@ class Pace:
 
     def __init__(self, total: int | None) -> None:
         self._total = total
-        self._moments: deque[tuple[float, int]] = deque(maxlen=KEPT + 1)
+        self._moments: deque[tuple[float, float]] = deque(maxlen=KEPT + 1)
 
-    def reached(self, done: int, now: float) -> None:
+    def reached(self, done: float, now: float) -> None:
         if self._moments and done <= self._moments[-1][1]:
             return
         if len(self._moments) > 2 and now - self._moments[-2][0] < APART:
@@ -78,7 +78,7 @@ class Bar:
         self._unit = unit
         self._total = total
         self._quiet = not console.said(quiet)
-        self._done = 0
+        self._done: float = 0
         self._figures = starting
         self._pace = Pace(total)
         self._began = time.monotonic()
@@ -104,8 +104,8 @@ class Bar:
         if self._live:
             self._live.stop()
 
-    def reach(self, done: int, figures: str | None = None) -> None:
-        """So many are done; what stands at the end of the line, if that is another."""
+    def reach(self, done: float, figures: str | None = None) -> None:
+        """So many are done, and perhaps a part of the next; what stands at the end of the line, if that is another."""
         with self._lock:
             self._done = done
             self._pace.reached(done, time.monotonic())
@@ -150,12 +150,13 @@ class Bar:
         return line
 
     def _head(self) -> str:
-        return f"{self._unit} {self._done}" if self._total is None else f"{self._unit} {self._done}/{self._total}"
+        done = int(self._done)
+        return f"{self._unit} {done}" if self._total is None else f"{self._unit} {done}/{self._total}"
 
     def _drawn(self, width: int, dash: str) -> Text:
         """Without colours what is left is empty, or it would look done."""
         assert self._total
-        full = min(width, width * self._done // self._total)
+        full = min(width, int(width * self._done / self._total))
         rest = dash if err.color_system and not err.no_color else " "
         return Text.assemble(
             (dash * full, "bar.finished" if full == width else "bar.complete"), (rest * (width - full), "bar.back")
@@ -183,7 +184,7 @@ class StepProgress(Bar):
 
     def show(self, step: int, figures: str) -> None:
         """Never fewer than before: of many devices each tells what it knew when its visit began."""
-        step = max(step, self._done)
+        step = max(step, int(self._done))
         self.reach(step, figures)
         if not self._live and not self._quiet and step != self._shown:
             self.note(f"step {step}/{self._total} {figures}")
@@ -248,7 +249,8 @@ class Fetching:
 def rate_text(rate: float, unit: str) -> str:
     """Above one a second how many, below it how long each takes."""
     if rate >= 1:
-        return f"{rate:.3g} {unit}s/s" if rate < 1000 else f"{rate:.0f} {unit}s/s"
+        units = f"{unit[:-1]}ies" if unit.endswith("ry") else f"{unit}s"
+        return f"{rate:.3g} {units}/s" if rate < 1000 else f"{rate:.0f} {units}/s"
     return f"{1 / rate:.3g} s/{unit}" if rate > 1 / 100 else f"{1 / rate / 60:.3g} min/{unit}"
 
 

@@ -18,6 +18,7 @@ from fedrho.models.backend import tf
 from fedrho.models.base import UnknownModel
 from fedrho.models.classifier import AnyModel, KerasClassifier, Progress
 from fedrho.models.fit_settings import FitError, FitSettings, Schedule
+from fedrho.models.pauses import Pauses
 from fedrho.models.whole import FloatVector
 
 NOISE_AT_ONCE: Final = 1 << 24
@@ -98,14 +99,18 @@ class DpSgdTrainer(KerasClassifier):
         for velocity in self._velocity:
             velocity.assign(tf.zeros_like(velocity))
         rates = settings.optimizer().rates(settings.steps)
-        pause = max(1, min(settings.steps, NOISE_AT_ONCE // self.size))
-        for first in range(0, settings.steps, pause):
-            steps = min(pause, settings.steps - first)
+        most = max(1, min(settings.steps, NOISE_AT_ONCE // self.size))
+        pauses = Pauses(most if self.progress is None else 1, most)
+        first = 0
+        while first < settings.steps:
+            steps = min(pauses.steps, settings.steps - first)
             places, sizes = poisson_samples(len(labels), steps, settings.rate, uniforms)
             noise = normals(steps * self.size).reshape(steps, self.size).astype(np.float32)
             self._run(inputs, targets, places, sizes, rates[first : first + steps], noise)
             if self.progress:
                 self.progress(first + steps, settings.steps, math.nan)  # the loss on true labels is nobody's to see
+                pauses.told()
+            first += steps
         return self.model.weights()
 
     def clipped_sum(self, features: tf.Tensor, targets: tf.Tensor, counted: tf.Tensor) -> list[tf.Tensor]:

@@ -12,12 +12,10 @@ from fedrho.models.classifier import AnyModel, KerasClassifier, Progress
 from fedrho.models.fit_settings import FitError, FitSettings
 from fedrho.models.fitting import Fitting, Plan
 from fedrho.models.likelihoods import scaled_logs
+from fedrho.models.pauses import Pauses
 from fedrho.models.whole import FloatVector
 
 __all__ = ["FitError", "FitSettings", "KerasLearner"]
-
-REPORTS = 20
-"""About how often a training tells its progress."""
 
 
 class KerasLearner(KerasClassifier):
@@ -44,10 +42,13 @@ class KerasLearner(KerasClassifier):
         inputs = self.inputs(features)
         plan = Plan.drawn(self.settings, len(features), seed)
         self._fitting.begin(self.fresh(seed) if start is None else start, seed)
-        pause = -(-len(plan) // REPORTS) if self.progress else len(plan)
-        for first in range(0, len(plan), pause):
-            last = min(first + pause, len(plan))
+        pauses = Pauses(len(plan) if self.progress is None else 1)
+        first = 0
+        while first < len(plan):
+            last = min(first + pauses.steps, len(plan))
             loss = self._fitting.run(inputs, logs, *plan.cut(first, last), tf.constant([first, seed], tf.int32))
             if self.progress:
                 self.progress(last, len(plan), float(loss))
+                pauses.told()
+            first = last
         return self.model.weights()

@@ -416,12 +416,16 @@ def with_start(values: dict[str, Any], folder: Path | None) -> tuple[dict[str, A
     return {**values, "start": str(found)}, path
 
 
+EXAMPLE = "examples/digits.toml"
+
+
 def load_task(path: Path) -> Task:
     """Raises TaskFileError, also when the file is missing or not text."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError as error:
-        raise TaskFileError(f"{path}: no such file; examples/digits.toml is one to start from") from error
+        where = "a checkout of fedrho has it" if path == Path(EXAMPLE) else f"{EXAMPLE} of a checkout is one to start from"
+        raise TaskFileError(f"{path}: no such file; {where}") from error
     except (OSError, UnicodeDecodeError) as error:
         raise TaskFileError(f"{path}: cannot be read as text ({why_unreadable(error)})") from error
     return parse_task(text, str(path), path.parent)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import pty
 import re
@@ -19,6 +20,7 @@ from typer.testing import CliRunner
 
 from fedrho import cli, completions, console
 from fedrho.commands import PANELS, PLACES
+from fedrho.labels.progress import TrainProgress
 from fedrho.labels.recipes import METHODS
 from fedrho.progress import Bar, FileProgress, Pace, clock, rate_text
 from fedrho.server.tasks import ALGORITHMS
@@ -79,6 +81,25 @@ def test_a_line_says_unit_done_rate_time_left_and_budget() -> None:
     assert re.fullmatch(r"step 30/30 ━+ +[\d.]+ \S+ in 0:0\d rho 10 of 10", bar.line(80, began + 5).plain)
 
 
+def test_a_long_training_moves_by_the_steps_of_its_models() -> None:
+    progress = TrainProgress(2, quiet=True)
+    began = time.monotonic()
+    progress.reach(0)
+    progress.begun("LP-2ST", [100, 300])
+    said = []
+    for done, steps, loss in ((50, 100, 1.5), (100, 100, 1.0), (150, 300, 0.5), (300, 300, math.nan)):
+        progress.fitting(done, steps, loss)
+        said.append((progress._done, progress.line(140, began + 4).plain))
+    assert [done for done, _ in said] == [0.125, 0.25, 0.625, 1.0]
+    shown = r"training 0/2 ━+ +[\d.]+ \S+ ETA \d+:\d\d LP-2ST: step 150/300 of model 2/2, loss on answers 0.500"
+    assert re.fullmatch(shown, said[2][1])
+    assert "nan" not in said[3][1]
+    progress.ended()
+    progress.begun("DP-SGD", [10], skipped=True)
+    progress.ended()
+    assert progress._done == 2
+
+
 def test_rates_and_times_are_said_as_people_say_them() -> None:
     assert [rate_text(rate, "step") for rate in (2400.4, 2.08, 0.25, 0.001)] == [
         "2400 steps/s",
@@ -86,6 +107,7 @@ def test_rates_and_times_are_said_as_people_say_them() -> None:
         "4 s/step",
         "16.7 min/step",
     ]
+    assert rate_text(20.0, "canary") == "20 canaries/s"
     assert [clock(seconds) for seconds in (8, 750, 11100, 356700)] == ["0:08", "12:30", "3:05:00", "4 d 3:05:00"]
 
 
@@ -240,7 +262,7 @@ def test_no_name_of_an_option_is_cut_where_a_console_has_80_columns() -> None:
         shown = narrow.invoke(cli.app, [*path.split()[1:], "--help"], color=False).stdout
         names = {name for one in command.params for name in one.opts if name.startswith("--")}
         assert names <= set(shown.split()), path
-        extras = re.findall(r"fedrho\[\w+\]", " ".join(str(one.help).replace("\\", "") for one in command.params))
+        extras = re.findall(r"[\w-]*\[[\w.]+\]", " ".join(str(one.help).replace("\\", "") for one in command.params))
         assert all(extra in shown for extra in extras), path  # brackets are markup of the help
 
 

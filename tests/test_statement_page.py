@@ -146,14 +146,8 @@ def test_every_assumption_is_explained_and_no_other() -> None:
 
 
 def test_every_noise_is_explained_and_no_other() -> None:
-    kinds: tuple[type[Mechanism[Any]], ...]
-    kinds = (BinaryTree, BandedToeplitz, BufferedToeplitz, IndependentGaussian, AdaptiveGaussian)
-        BinaryTree,
-        BandedToeplitz,
-        BufferedToeplitz,
-        IndependentGaussian,
-        AdaptiveGaussian,
-    )
+    kinds: list[type[Mechanism[Any]]]
+    kinds = [BinaryTree, BandedToeplitz, BufferedToeplitz, IndependentGaussian, AdaptiveGaussian]
     assert set(kinds) >= {kind for kind in Mechanism.__subclasses__() if kind.__module__.startswith("fedrho.")}
     rows = dict(re.findall(r"^\| `([^`]+)` \|.*?\| ([^|]*) \|$", NOISES[0], re.MULTILINE))
     assert set(rows) == {*(f"{kind.words} ({kind.name})" for kind in kinds), Mechanism.words}

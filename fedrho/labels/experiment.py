@@ -111,7 +111,7 @@ def _priced(experiment: ExperimentFile, cell: Cell, path: Path, again: bool) -> 
 def _trained(cell: Cell, folder: ExperimentFolder, trainer: Trainer, progress: TrainProgress) -> None:
     name = f"cells/{cell.name}/{RESULT}"
     finished = (folder.path / name).exists()
-    progress.begun(cell.title, finished)
+    progress.begun(cell.title, trainer.planned(cell), finished)
     if finished:
         return
     try:
@@ -140,6 +140,7 @@ def collected(experiment: ExperimentFile, data: LabelData, path: Path) -> Result
         "model": Path(experiment.model).name,
         "seeds": experiment.seeds,
         "records": len(data.features),
+        "trial": experiment.trial,
         "measured_on": data.note if any(one["accuracy_mean"] is not None for one in entries) else NOT_MEASURED,
         "constant_accuracy": constant_accuracy(data),
         **({"constant_rmse": constant_rmse(data, experiment.values)} if experiment.values else {}),

@@ -88,6 +88,7 @@ def _accuracy(figure: Figure, results: Mapping[str, Any]) -> None:
     axes = figure.add_subplot()
     seeds = results["seeds"]
     bars = f"mean of {seeds} runs, bars: one standard deviation" if seeds > 1 else "one run each"
+    bars = f"{bars}; a trial, whose figures say nothing" if results.get("trial") else bars
     title = f"{results['dataset']}, {results['model']}: accuracy against label privacy\n({bars})"
     dressed(axes, title, "epsilon of one label (substitution)", "accuracy (share recognised)")
     methods = lines(results)

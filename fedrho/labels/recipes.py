@@ -316,6 +316,9 @@ def experiment(
         for one in made_runs:
             if one["name"].startswith(NAMES["lp-2st"]):
                 one["stages"] = _restaged(one["stages"], shares)
+    for one in made_runs:
+        if "dp_sgd" in one and changes["steps"] is not None:
+            one["dp_sgd"] = {**one["dp_sgd"], "steps": changes["steps"]}
     values = {key: value for key, value in options.items() if value is not None}
     if options["dataset"] == "movielens-ratings":
         values["values"] = [1.0, 2.0, 3.0, 4.0, 5.0]

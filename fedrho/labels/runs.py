@@ -30,7 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedrho.console import BadInput
-from fedrho.labels.settings import ExperimentFile
+from fedrho.labels.settings import ExperimentFile, made
 from fedrho.privacy.labels.answers import Answers
 from fedrho.privacy.vectors import FloatVector
 from fedrho.server.tasks import why_unreadable
@@ -192,7 +192,8 @@ class ExperimentFolder:
             there = self.path / name
             if not there.exists():
                 self.write(name, content.encode())
-        differing = _differing(stored(self.path), tomllib.loads(text)) + _differing(self.read(DATA), dict(data))
+        differing = _differing(in_force(self.path), tomllib.loads(text)) + _differing(self.read(DATA), dict(data))
+        differing = list(dict.fromkeys(differing))
         if differing:
             raise FolderError(
                 f"--out {self.path}: holds another experiment; what differs: {', '.join(differing[:6])}"
@@ -226,6 +227,15 @@ def stored(path: Path) -> dict[str, Any]:
         raise FolderError(f"{path}: holds no experiment; allowed: a folder that `fedrho labels train` wrote") from error
     except (OSError, ValueError) as error:
         raise FolderError(f"{path / EXPERIMENT}: cannot be read ({why_unreadable(error)})") from error
+
+
+def in_force(path: Path) -> dict[str, Any]:
+    """The same with every key that has come since it was written; as it stands where it is no experiment any more."""
+    values = stored(path)
+    try:
+        return tomllib.loads(made(values, str(path / EXPERIMENT)).text())
+    except BadInput:
+        return values
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -166,6 +166,8 @@ class ExperimentFile(Section):
     dataset: str | None = None
     records: Annotated[int, Field(ge=0)] = 0
     """Of a benchmark: so many of its records, chosen without a look at labels; 0 for all."""
+    trial: bool = False
+    """Whether it was cut short, to see that it runs: its figures say nothing, and whatever shows them says so."""
     data: str | None = None
     label: str = ""
     user: str = ""
@@ -259,7 +261,7 @@ def trial(experiment: ExperimentFile, source: str) -> ExperimentFile:
     if experiment.dataset is None:
         raise BadInput("--trial: is for a --dataset; a file's labels would be asked, and paid for, as by the whole training")
     short = _cut(experiment.model_dump(exclude_none=True))
-    return made({**short, "seeds": 1, "records": experiment.records or TRIAL_RECORDS}, source)
+    return made({**short, "seeds": 1, "trial": True, "records": experiment.records or TRIAL_RECORDS}, source)
 
 
 def _cut(section: Any) -> Any:

@@ -87,7 +87,7 @@ def train(
     ] = None,
     mixup: Annotated[float | None, typer.Option(min=0, help="Alpha of mixup; 0 for none.", show_default="recipe")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Of each training.", show_default="recipe")] = None,
-    epochs: Annotated[float | None, typer.Option(help="Of each training, instead of steps.", show_default="recipe")] = None,
+    epochs: Annotated[float | None, typer.Option(help="The same in epochs; not of DP-SGD.", show_default="recipe")] = None,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -145,8 +145,6 @@ def train(
         console.print_json(results)
     elif not quiet:
         print_results(results)
-        if trial:
-            console.out.print("a trial: it runs, and its figures say nothing about any method", highlight=False)
 
 
 def _classes(text: str | None) -> list[str]:
@@ -233,6 +231,8 @@ def print_results(results: dict[str, Any]) -> None:
         console.out.print(f"  RMSE {results['constant_rmse']:.4f}: best constant predictor", highlight=False)
     _print_claims(results["runs"])
     console.out.print(f"\nresults: {results['folder']}", highlight=False, soft_wrap=True)
+    if results["trial"]:
+        console.out.print("a trial: it runs, and its figures say nothing about any method", highlight=False)
 
 
 def _print_claims(runs: list[dict[str, Any]]) -> None:

@@ -104,6 +104,22 @@ class Trainer:
                 f"{cell.title}: {error}; --again asks the labels once more and charges what was lost as well"
             ) from error
 
+    def planned(self, cell: Cell) -> list[int]:
+        """Steps of each of its models, one after another; a stage that filters records takes fewer."""
+        shared, records = self._experiment.training, len(self._used)
+        if cell.run.dp_sgd is not None:
+            return [cell.run.dp_sgd.steps]
+        if not cell.run.stages:
+            return [(cell.run.training or shared).fit_settings().steps_for(records)]
+        found, share = [], 0.0
+        for stage in cell.run.stages:
+            share += stage.share
+            settings = [stage.training or shared]
+            if stage.retrain != "no":
+                settings += [stage.retraining or settings[0]] * stage.retrain_rounds
+            found += [one.fit_settings().steps_for(round(share * records)) for one in settings]
+        return found
+
     def learner(self, training: TrainingSection) -> Learner:
         """One for equal settings: what is compiled for one cell serves the next."""
         key = training.model_dump_json()

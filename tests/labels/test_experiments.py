@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tomllib
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -99,6 +99,36 @@ def test_a_trial_is_short_everywhere_and_the_same_otherwise() -> None:
     assert none.training is not None
     assert (dp.dp_sgd.steps, none.training.steps, none.training.epochs) == (2, 2, 0.0)
     assert settings.trial(short, "test") == short
+    assert (whole.trial, short.trial) == (False, True)
+
+
+def test_steps_of_each_model_are_known_before_and_told(tmp_path: Path) -> None:
+    told: list[tuple[int, ...]] = []
+
+    class Told(TrainProgress):
+        def begun(self, name: str, fits: Sequence[int], skipped: bool = False) -> None:
+            told.append(tuple(fits))
+            super().begun(name, fits, skipped)
+
+    experiment = given(training={"epochs": 4.0, "batch": 16, "learning_rate": 2.0})
+    steps = Trainer(experiment, DATA, softmax).planned(next(cells(experiment)))
+    assert steps == [30, 60, 60]  # 120 records, then all, twice: the second stage trains again on the consensus
+    trainer = Trainer(experiment, DATA, lambda _: SoftmaxRegression(CLASSES, 2, 5, 2.0), chance=SeededChance(1))
+    experiments.run(experiment, DATA, tmp_path / "run", trainer, Told(1, quiet=True))
+    assert told == [(30, 60, 60)]
+
+
+def test_a_folder_from_before_a_key_was_there_is_gone_on_in(tmp_path: Path) -> None:
+    run(tmp_path / "run", given())
+    path = tmp_path / "run" / "experiment.toml"
+    old = "".join(line for line in path.read_text().splitlines(keepends=True) if not line.startswith(("records", "trial")))
+    assert old != path.read_text()
+    path.write_text(old)
+    before = contents(tmp_path / "run")
+    run(tmp_path / "run", given())
+    assert contents(tmp_path / "run") == before
+    with pytest.raises(FolderError, match=r"what differs: seeds\. Choose"):
+        run(tmp_path / "run", given(seeds=2))
 
 
 def test_a_part_of_a_benchmark_is_chosen_without_its_labels() -> None:

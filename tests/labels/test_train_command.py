@@ -243,3 +243,25 @@ def test_an_unwritable_folder_is_told_with_the_option_of_the_command(tmp_path: P
     monkeypatch.setattr(Path, "mkdir", refusing)
     text = refused(*DIGITS, "--method", "lp-1st")
     assert text == f"{tmp_path}: cannot be written (Permission denied); choose another --out"
+
+
+@pytest.mark.slow
+def test_a_trial_says_so_wherever_its_figures_are_shown(tmp_path: Path) -> None:
+    folder = str(tmp_path / "trial")
+    done = called("labels", "train", "--dataset", "digits", "--method", "dp-sgd", "--epsilon", "1", "--trial", "--out", folder)
+    assert done.exit_code == 0, done.output
+    assert "figures say nothing" in done.output
+    again = called("labels", "train", "--out", folder)
+    assert "figures say nothing" in again.output
+    assert "DP-SGD, 2 steps" in again.output
+    assert json.loads(called("labels", "train", "--out", folder, "--json").stdout)["trial"] is True
+    assert "a trial, whose figures say nothing" in (tmp_path / "trial" / "plots" / "accuracy.svg").read_text()
+
+
+def test_steps_are_those_of_dp_sgd_too() -> None:
+    options: dict[str, Any] = {"dataset": "digits", "data": None, "model": None, "seeds": None}
+    changes: dict[str, Any] = {"mixup": None, "steps": 60, "epochs": None}
+    stages: dict[str, Any] = {"prior": None, "temperature": None, "stages": None}
+    ((run,), training) = (made := recipes.experiment(options, ["dp-sgd"], [1.0], changes, stages)).runs, made.training
+    assert run.dp_sgd is not None
+    assert (run.dp_sgd.steps, training.steps) == (60, 60)
