@@ -50,6 +50,8 @@ class ShownDropOut:
 
     rate: float
     """What the task expects until there is a first share, then a tenth."""
+    measured: bool = False
+    """Whether there was a first share. It depends on how many seats there were, and on nothing that became of them."""
     _kept: int = 0
     _dropped: int = 0
 
@@ -58,7 +60,7 @@ class ShownDropOut:
         kept, dropped = self._kept + kept, self._dropped + dropped
         if kept + dropped < FATES:
             return replace(self, _kept=kept, _dropped=dropped)
-        return ShownDropOut(round(10 * dropped / (kept + dropped)) / 10)
+        return ShownDropOut(round(10 * dropped / (kept + dropped)) / 10, measured=True)
 
 
 class Groups(Generic[K]):

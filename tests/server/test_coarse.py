@@ -110,6 +110,15 @@ def test_a_device_that_was_not_there_at_all_shows_no_earlier_than_its_share_is_f
             assert all(at * (kept + dropped) + 1 >= FATES for at in differ[:1])
 
 
+@given(HISTORIES)
+def test_that_a_share_was_measured_follows_from_the_number_of_seats_alone(history: list[Fates]) -> None:
+    shown, seats = ShownDropOut(0.25), 0
+    for kept, dropped in history:
+        shown, seats = shown.observed(kept, dropped), seats + kept + dropped
+        assert shown.measured == (seats >= FATES)
+        assert shown.measured or shown.rate == 0.25
+
+
 def test_the_rate_that_makes_the_seats_does_tell_which_is_why_it_is_not_shown() -> None:
     """So the tests above could fail: after one small attempt, two histories that differ in one device differ by its seats."""
     one, other = DropOut.of_task(None).observed(5, 2), DropOut.of_task(None).observed(4, 3)

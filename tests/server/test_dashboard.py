@@ -341,6 +341,23 @@ def test_a_device_that_is_counted_changes_nothing_before_a_group_is_full(tmp_pat
     asyncio.run(scenario())
 
 
+def test_the_page_tells_a_measured_drop_out_from_one_that_the_task_expects(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with watched(tmp_path, small_task()) as place:
+            coordinator = next(iter(place.population.members.values())).coordinator
+
+            async def seen(*fates: int) -> str:
+                coordinator.shown_drop_out = coordinator.shown_drop_out.observed(*fates)
+                return text_of(await place.page("/runs/small")).partition("Drop-out ")[2]
+
+            expected, again, measured = await seen(0, 0), await seen(34, 15), await seen(1, 0)
+            assert re.match(r"\d+ % expected by the task; none measured yet\. About \d+ seats ", expected)
+            assert again == expected, "of 49 seats nothing is shown"
+            assert re.match(r"30 % of the latest seats that had time to report, 50 at least\. About \d+ seats ", measured)
+
+    asyncio.run(scenario())
+
+
 @pytest.mark.parametrize(
     ("count", "said"), [(0, "under 5"), (5, "5 or more"), (10, "10 or more"), (95, "50 or more"), (1200, "1,000 or more")]
 )

@@ -53,6 +53,8 @@ class Snapshot:
     rho_budget: float
     tallies: Tallies | None = None
     """None where no server runs."""
+    drop_out_measured: frozenset[bytes] = frozenset()
+    """The runs whose drop-out is a share of seats by now; that of all others is what their tasks expect."""
 
     def named(self, name: str) -> RunView | None:
         return next((view for view in self.views if view.name == name), None)
@@ -82,6 +84,7 @@ class ServedRuns:
             Elsewhere(one.file.name, one.state.value, one.step, one.file.steps, one.rho, most)
             for one, most in self._population.others()
         ]
+        members = self._population.members.items()
         return Snapshot(
             at=time.time(),
             views=self._population.views(),
@@ -89,6 +92,7 @@ class ServedRuns:
             combined=self._population.combined(),
             rho_budget=self._population.rho_budget,
             tallies=Tallies(*self._metrics.tallies(), self._metrics.check_ins_moved_at),
+            drop_out_measured=frozenset(run for run, member in members if member.coordinator.shown_drop_out.measured),
         )
 
     def task(self, run: bytes) -> Task:
