@@ -21,6 +21,7 @@ from rich.table import Table
 
 from fedrho import processes
 from fedrho.console import out, print_statement, working
+from fedrho.privacy.claims import LITTLE, verdict
 from fedrho.privacy.statement import PrivacyStatement, round_up
 from fedrho.privacy.zcdp import Rho
 from fedrho.progress import StepProgress
@@ -314,15 +315,12 @@ def print_result(result: DemoResult) -> None:
 
 def plain_words(result: DemoResult) -> str:
     """What the guarantee is worth, said as one would say it to a friend."""
-    file = result.task.file
-    epsilon = result.statement.epsilon(file.privacy.delta)
-    where = f"at epsilon = {round_up(epsilon)} (delta = {file.privacy.delta!r}, one device, zero-out)"
-    if epsilon <= 2:
-        return f"This guarantee is strong: {where} an attacker learns little about what any one device contributed."
+    said = verdict(result.statement)
+    if result.statement.rho <= LITTLE:
+        return said
     return (
-        f"This guarantee is {'weak' if epsilon > 8 else 'moderate'}: {where} the bound leaves room to learn about "
-        f"single devices. {file.population} devices are too few to hide in and still learn. With thousands of devices a step the "
-        "same noise is spread over all of them: that is where rho below 1 and a useful model go together."
+        f"{said} {result.task.file.population} devices are too few to hide in and still learn. With thousands of devices a step "
+        "the same noise is spread over all of them: that is where rho below 1 and a useful model go together."
     )
 
 

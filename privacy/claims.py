@@ -26,6 +26,15 @@ COMMON = (
     "for a person with several devices rho is larger by the square of their number: two devices, four times the rho",
 )
 
+LITTLE = 0.1
+"""rho up to which an attacker who guesses gains little; so says docs/read-a-statement.md."""
+
+HARDLY = 5.0
+"""rho above which a claim by itself protects hardly anybody; so says the same page."""
+
+LARGE_DELTA = 1e-3
+"""From here on it is said what a delta is: there are few populations so small that it would be below one over their number."""
+
 
 def claim(mechanism: Mechanism[Any], rounds: int, participation: Participation) -> PrivacyStatement:
     """The statement about `rounds` releases of `mechanism`; raises ValueError where the mechanism cannot be priced."""
@@ -62,15 +71,40 @@ def _kept(participation: Participation) -> str:
 def in_words(statement: PrivacyStatement, delta: float) -> list[str]:
     """The claim in paragraphs for someone who does not know what rho is; figures are rounded against us."""
     unit, accuracy = statement.unit.value, 100.0 * largest_accuracy(statement.rho)
+    terms = (
+        f"In the terms of the field: rho = {round_up(statement.rho)} zCDP, which implies (epsilon, delta)-DP with epsilon = "
+        f"{round_up(statement.epsilon(delta))} at delta = {delta!r}. The same Gaussian noise satisfies it exactly with epsilon "
+        f"= {round_up(gaussian_epsilon(statement.rho, delta))}. It comes from {SENSITIVITY[statement.exact]}."
+    )
+    if delta >= LARGE_DELTA:
+        terms += (
+            f" A delta of {delta!r} is large: it is the chance with which the epsilon may fail for somebody altogether, and "
+            f"should be well below one over the number of {unit}s."
+        )
     return [
         f"Take any one {unit}, and imagine a second world in which all that it contributed was replaced by zeros. This "
         "claim bounds how different everything that the run publishes can look in the two worlds, whatever the others' data, "
         "and whatever anybody knows or computes.",
         f"That is: someone who knows everything but this {unit}'s contributions, sees all that is published, and has to tell "
         f"which of the two worlds is real, is right at most {round_up(accuracy, 3)} % of the time. Guessing gives 50 %.",
-        f"In the terms of the field: rho = {round_up(statement.rho)} zCDP, which implies (epsilon, delta)-DP with epsilon = "
-        f"{round_up(statement.epsilon(delta))} at delta = {delta!r}. The same Gaussian noise satisfies it exactly with epsilon "
-        f"= {round_up(gaussian_epsilon(statement.rho, delta))}. It comes from {SENSITIVITY[statement.exact]}.",
-        f"It does not hide that the {unit} takes part, nor what is true of everybody: a model may well say what most people "
-        "type. It protects against what is published, not against whoever holds the clipped updates before the noise is added.",
+        verdict(statement),
+        terms,
+        f"It does not hide that the {unit} takes part, nor what is true of everybody: a model may well show what is true of "
+        "most. It protects against what is published, not against whoever holds the clipped updates before the noise is added.",
     ]
+
+
+def verdict(statement: PrivacyStatement) -> str:
+    """What the claim is worth, in one sentence, the same wherever fedrho says it."""
+    where = f"at rho = {round_up(statement.rho)} (zCDP, one {statement.unit.value}, {statement.neighbours.value})"
+    if statement.rho <= LITTLE:
+        return f"This guarantee is strong: {where} an attacker who guesses gains little."
+    if statement.rho <= HARDLY:
+        return (
+            f"This guarantee is moderate: {where} it lies between {LITTLE:g}, up to which an attacker who guesses gains little, "
+            f"and {HARDLY:g}, above which a guarantee protects hardly anybody by itself."
+        )
+    return (
+        f"This guarantee is weak: {where} it protects hardly anybody by itself; what is left are the assumptions and the "
+        "attacker's ignorance."
+    )

@@ -334,6 +334,14 @@ def test_a_run_in_plain_words(account: Run, values: Json) -> None:
         assert part in text
 
 
+def test_a_worthless_claim_is_called_weak(account: Run) -> None:
+    code, out, err = account("explain --noise-multiplier 0.01 --rounds 2000 --days 6 --delta 0.5")
+    assert (code, err) == (0, "")
+    text = " ".join(out.split())
+    assert "Guessing gives 50 %. This guarantee is weak: at rho = " in text
+    assert "A delta of 0.5 is large" in text
+
+
 TASK = """
 name = "{name}"
 algorithm = "dp-ftrl"

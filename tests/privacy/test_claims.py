@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +12,7 @@ from scipy.special import ndtr
 
 from fedrho.privacy.banded import BandedToeplitz
 from fedrho.privacy.blt import BufferedToeplitz
-from fedrho.privacy.claims import COMMON, claim, in_words, sampled_assumptions
+from fedrho.privacy.claims import COMMON, HARDLY, LARGE_DELTA, LITTLE, claim, in_words, sampled_assumptions, verdict
 from fedrho.privacy.independent import IndependentGaussian
 from fedrho.privacy.participation import Participation
 from fedrho.privacy.sampling import PoissonSampling, SampledGaussian
@@ -119,3 +121,36 @@ def test_words_say_what_is_not_protected() -> None:
     text = " ".join(in_words(of(0.5), 1e-6))
     for part in ("does not hide that the device takes part", "before the noise is added", "Guessing gives 50 %"):
         assert part in text
+
+
+@pytest.mark.parametrize(
+    ("rho", "said"),
+    [
+        (LITTLE, "strong"),
+        (math.nextafter(LITTLE, 1), "moderate"),
+        (HARDLY, "moderate"),
+        (math.nextafter(HARDLY, 9), "weak"),
+        (1e6, "weak"),
+    ],
+)
+def test_every_claim_gets_its_verdict_with_unit_and_neighbours(rho: float, said: str) -> None:
+    words = verdict(of(rho))
+    assert words.startswith(f"This guarantee is {said}: at rho = ")
+    assert "zCDP, one device, zero-out" in words
+    assert in_words(of(rho), 1e-6).count(words) == 1
+    (shown,) = re.findall(r"rho = (\S+) ", words)
+    assert float(shown) >= rho
+
+
+def test_the_limits_are_those_of_the_page() -> None:
+    page = " ".join((Path(__file__).parents[2] / "docs" / "read-a-statement.md").read_text(encoding="utf-8").split())
+    assert f"Below rho {LITTLE:g} or so an attacker who guesses gains little. Above rho {HARDLY:g} " in page
+    assert f"up to {LITTLE:g} strong, one above {HARDLY:g} weak" in page
+    assert f"From {LARGE_DELTA:.0e} on".replace("e-03", "e-3") in page
+
+
+@pytest.mark.parametrize(("delta", "large"), [(0.5, True), (1e-3, True), (9.99e-4, False), (1e-10, False)])
+def test_a_large_delta_is_called_one(delta: float, large: bool) -> None:
+    text = " ".join(in_words(of(0.5), delta))
+    assert (f"A delta of {delta!r} is large" in text) == large
+    assert ("well below one over the number of devices" in text) == large

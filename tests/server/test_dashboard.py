@@ -26,6 +26,7 @@ from prometheus_client import generate_latest
 from fedrho.dashboard_command import KeptRuns
 from fedrho.key_making import make_keys
 from fedrho.keys import operator_server_tls
+from fedrho.privacy.claims import verdict
 from fedrho.server.coarse import GROUP, whole
 from fedrho.server.ledger import charge
 from fedrho.server.listen import ExposedAddress, PortBusy
@@ -395,6 +396,7 @@ def test_several_runs_in_every_state(tmp_path: Path) -> None:
             assert view.state is RunState.FINISHED
             for row in view.statement.rows(view.delta):
                 assert " ".join(row) in small
+            assert html.escape(verdict(view.statement)).replace("&#x27;", "&#39;") in small
             for text in view.statement.assumptions:
                 assert html.escape(text).replace("&#x27;", "&#39;") in small
             assert "chain whole" in small
