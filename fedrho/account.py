@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import fields, replace
 from enum import Enum
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -103,7 +104,8 @@ def spend(
     if plot:
         from fedrho import plots
 
-        plots.spent(plot, *_prices(noisy, steps, participation), noisy.name)
+        plan = plots.Plan(noisy.name, noise_multiplier, steps, participation, statement.rho, delta)
+        plots.spent(plot, *_prices(noisy, steps, participation), plan)
     if json:
         console.print_json(_spend_json(noisy, steps, participation, statement, delta))
     else:
@@ -258,7 +260,7 @@ def calibrate(
     if plot:
         from fedrho import plots
 
-        plots.needed(plot, float(limit), noisy.sensitivity(steps, participation).squared, noisy.name)
+        plots.needed(plot, plots.Plan(noisy.name, noisy.noise_multiplier, steps, participation, statement.rho, budget.delta))
     if json:
         console.print_json(_calibrate_json(noisy, steps, participation, statement, budget.delta, cohort))
         return
@@ -525,14 +527,37 @@ def _needed(name: str, value: float | None, find: Find) -> float:
     return check_positive(name, value)
 
 
+VISIBLE = 1 / 500
+"""Of the height of a picture: what rises by less from one number of rounds to the next is a smooth line in it."""
+
+
 def _prices(mechanism: Mechanism[Any], steps: int, participation: Participation) -> tuple[list[int], list[float]]:
-    """Up to 200 numbers of rounds, and what each costs; dearer ones take longer."""
-    rounds, prices = _some_rounds(steps), list[float]()
+    """Numbers of rounds, and what each costs; dearer ones take longer.
+
+    Up to 200 are evenly spread. Between two of them whose prices differ so much that it is seen, halves are priced, until the
+    round is found with which rho rises.
+    """
     with Work("pricing") as work:
-        for count in rounds:
-            prices.append(float(mechanism.cost(count, participation)))
-            work.progress("price", len(prices), len(rounds), f"{count} rounds cost rho {round_up(prices[-1])}")
-    return rounds, prices
+        total: int | None = None
+
+        def price(count: int) -> float:
+            if count not in known:
+                known[count] = float(mechanism.cost(count, participation))
+                work.progress("price", len(known), total, f"{count} rounds cost rho {round_up(known[count])}")
+            return known[count]
+
+        known: dict[int, float] = {}
+        rounds = _some_rounds(steps)
+        total = len(rounds)
+        seen = VISIBLE * max(map(price, rounds))
+        total, between = None, list(pairwise(rounds))
+        while between:
+            low, high = between.pop()
+            if high - low > 1 and abs(price(high) - price(low)) > seen:
+                middle = (low + high) // 2
+                price(middle)
+                between += [(low, middle), (middle, high)]
+    return sorted(known), [known[count] for count in sorted(known)]
 
 
 def _some_rounds(steps: int, most: int = 200) -> list[int]:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import matplotlib as mpl
@@ -28,11 +31,37 @@ PROMISE = "zCDP, one device, zero-out"
 """What the accountant's rho is about; an epsilon has its delta beside it, too."""
 
 
-def spent(path: Path, rounds: Sequence[int], rho: Sequence[float], mechanism: str) -> None:
-    """rho after each round."""
-    with picture(path, f"Privacy spent, {mechanism}", "rounds released", f"rho ({PROMISE})") as axes:
+@dataclass(frozen=True)
+class Plan:
+    """What was priced, so that a picture can be read away from the command that drew it."""
+
+    mechanism: str
+    noise_multiplier: float
+    rounds: int
+    participation: Participation
+    rho: float
+    delta: float
+
+    def __str__(self) -> str:
+        """Two lines or three; figures are rounded as on the console, against us."""
+        at_delta = f"epsilon {round_up(epsilon(Rho(self.rho), self.delta))} at delta = {self.delta:g}"
+        parts = (
+            f"{self.rounds:,} round{'s' if self.rounds > 1 else ''}; {limit(self.participation)}",
+            f"noise multiplier {round_up(self.noise_multiplier, 6)}: rho {round_up(self.rho)}, {at_delta}",
+        )
+        return "\n".join(textwrap.fill(part, SUBTITLE) for part in parts)
+
+
+SUBTITLE = 78
+"""Characters of a line below a title, in letters that are smaller."""
+
+
+def spent(path: Path, rounds: Sequence[int], rho: Sequence[float], plan: Plan) -> None:
+    """rho after each of `rounds`: exact between two that follow one another, elsewhere never below the truth."""
+    with picture(path, f"Privacy spent, {plan.mechanism}\n{plan}", "rounds released", f"rho ({PROMISE})") as axes:
         style = {"linewidth": 2, **marked(0, len(rounds)), **look(0)}
-        axes.step(rounds, rho, where="pre", **style)  # never below what a round between two of these costs
+        rises = [rounds[0], *(later if later == earlier + 1 else earlier for earlier, later in pairwise(rounds))]
+        axes.step([*rises, rounds[-1]], [*rho, rho[-1]], where="post", **style)
         _from_zero(axes)
         axes.set_ylim(top=1.1 * max(rho) or 1)  # room for what the end is called, above a line that never falls
         axes.annotate(f"rho {round_up(rho[-1])}", (rounds[-1], rho[-1]), (0, 6), textcoords="offset points", ha="right")
@@ -53,14 +82,15 @@ def spent_by_run(path: Path, runs: Sequence[tuple[str, Sequence[float]]], budget
         _named_below(axes)
 
 
-def needed(path: Path, rho: float, sensitivity_squared: float, mechanism: str) -> None:
-    """The noise multiplier that each budget around `rho` needs."""
+def needed(path: Path, plan: Plan) -> None:
+    """The noise multiplier that each budget around that of `plan` needs."""
+    rho, multiplier = plan.rho, plan.noise_multiplier
     budgets = np.geomspace(rho / 10, rho * 10, 200)
-    with picture(path, f"Noise that a budget needs, {mechanism}", f"rho ({PROMISE})", "noise multiplier") as axes:
-        axes.loglog(budgets, np.sqrt(sensitivity_squared / 2 / budgets), linewidth=2, **look(0))
-        multiplier = (sensitivity_squared / 2 / rho) ** 0.5
+    with picture(path, f"Noise that a budget needs, {plan.mechanism}\n{plan}", f"rho ({PROMISE})", "noise multiplier") as axes:
+        axes.loglog(budgets, multiplier * np.sqrt(rho / budgets), linewidth=2, **look(0))
         axes.plot([rho], [multiplier], "o", color=look(0)["color"])
-        axes.annotate(f"rho {rho:.3g}: {round_up(multiplier)}", (rho, multiplier), (8, 6), textcoords="offset points")
+        label = f"rho {round_up(rho)}: {round_up(multiplier, 6)}"
+        axes.annotate(label, (rho, multiplier), (8, 6), textcoords="offset points")
         plain_numbers(axes.xaxis, axes.yaxis)
 
 
@@ -69,7 +99,9 @@ def errors(path: Path, noise: Mapping[str, NDArray[np.float64]], rho: float, par
     title = f"Noise of the running sum at rho = {rho:g} ({PROMISE})\n{limit(participation)}"
     with picture(path, title, "round", "standard deviation (clip norms)") as axes:
         for place, (name, values) in enumerate(noise.items()):
-            style = {"linewidth": 0.8 if name == "tree" else 2, **marked(place, values.size), **look(place)}
+            style = {"linewidth": 0.8 if name == "tree" else 2, **marked(place, values.size, 4 + 3 * place), **look(place)}
+            if "marker" in style:  # hollow, each around those before: in round 1 all may be equal
+                style |= {"markerfacecolor": "none", "markeredgewidth": 1.4}
             axes.plot(np.arange(1, values.size + 1), values, label=name, **style)
         axes.set_yscale("log")
         axes.set_xlim(left=0)
@@ -140,6 +172,8 @@ def picture(path: Path, title: str, x: str, y: str) -> Iterator[Axes]:
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     dressed(axes, title, x, y)
+    if title.count("\n") > 1:
+        axes.title.set_fontsize(10)
     yield axes
     try:
         with working("drawing the picture"), mpl.rc_context(SETTINGS):

@@ -5,29 +5,48 @@ from __future__ import annotations
 import itertools
 import xml.etree.ElementTree
 from collections.abc import Callable
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 import pytest
+from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
 from fedrho import drawing, plots
+from fedrho.account import VISIBLE, _prices
 from fedrho.console import BadInput
 from fedrho.picture_files import check_picture
+from fedrho.privacy.blt import BufferedToeplitz
 from fedrho.privacy.participation import Participation
+from fedrho.privacy.tree import BinaryTree
+from fedrho.privacy.vectors import Grid
 from fedrho.privacy.zcdp import Rho
 
 NOISE = {name: np.linspace(1, count, 50) for count, name in enumerate(("tree", "independent", "banded", "blt"), 2)}
+PLAN = plots.Plan("binary-tree", 7.0, 2000, Participation(6, 314), 79 / 98, 1e-10)
+TOLD = (
+    "2,000 rounds; a device takes part up to 6 times, at least 314 rounds apart",
+    "noise multiplier 7: rho 0.8062, epsilon 8.899 at delta = 1e-10",
+)
 Draw = Callable[[Path], None]
 PICTURES: dict[str, tuple[Draw, tuple[str, ...]]] = {
-    "spent": (lambda path: plots.spent(path, [1, 5, 9], [0.1, 0.2, 0.31], "tree"), ("rounds released", "rho", "tree")),
+    "spent": (
+        lambda path: plots.spent(path, [1, 5, 9], [0.1, 0.2, 0.31], PLAN),
+        ("rounds released", "rho", "binary-tree", *TOLD),
+    ),
     "spent by run": (
         lambda path: plots.spent_by_run(path, [("one", [0.0, 0.1, 0.2]), ("two", [0.0, 0.3])], 1.0),
         ("rounds released", "rho", "one", "two", "budget 1"),
     ),
-    "spent in one round": (lambda path: plots.spent(path, [1], [0.1], "tree"), ("rounds released", "rho 0.1")),
+    "spent in one round": (
+        lambda path: plots.spent(path, [1], [0.1], replace(PLAN, rounds=1, participation=Participation.single())),
+        ("rounds released", "rho 0.1", "1 round; a device takes part once at most"),
+    ),
     "sum of runs": (
         lambda path: plots.spent_by_run(path, [("one (a)", [0.0, 0.1, 0.2]), ("two (b)", [0.0, 0.3])], 1.0),
         ("one (a)", "two (b)", "sum rho 0.5", "budget 1"),
@@ -36,7 +55,10 @@ PICTURES: dict[str, tuple[Draw, tuple[str, ...]]] = {
         lambda path: plots.audited(path, [("separation", 1.0, 1.1, 1.2, 1.5), ("AUC", 0.6, 0.7, 0.8, 0.9)], 1.0, 1e-6),
         ("beyond the claim", "separation", "AUC", "rho = 1", "at delta = 1e-06", "one device, zero-out"),
     ),
-    "needed": (lambda path: plots.needed(path, 0.81, 79.0, "tree"), ("rho", "noise multiplier", "6.984")),
+    "needed": (
+        lambda path: plots.needed(path, replace(PLAN, noise_multiplier=6.983221, rho=0.81)),
+        ("rho", "noise multiplier 6.98323: rho 0.81, epsilon 8.923 at delta = 1e-10", "rho 0.81: 6.98323", TOLD[0]),
+    ),
     "errors": (
         lambda path: plots.errors(path, NOISE, 1.0, Participation(6, 314)),
         (
@@ -132,21 +154,57 @@ def test_an_axis_of_accuracy_holds_the_data_and_begins_at_zero(largest: float, t
     assert ("axis ends at" in axes.get_ylabel()) == (top < 1)
 
 
-def test_what_is_drawn_as_spent_is_never_below_the_truth(tmp_path: Path) -> None:
-    """Between two rounds that were computed, the line is at the later one's price."""
-    from matplotlib.axes import Axes
+def drawn_by(method: str, draw: Draw, path: Path) -> list[tuple[tuple[Any, ...], dict[str, Any]]]:
+    """What `draw` handed to this method of its axes."""
+    calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+    original = getattr(Axes, method)
 
-    drawn: list[str] = []
-    original = Axes.step
-
-    def step(self: Axes, *arguments: object, where: str, **others: object) -> object:
-        drawn.append(where)
-        return original(self, *arguments, where=where, **others)  # type: ignore[arg-type]
+    def noted(self: Axes, *arguments: Any, **others: Any) -> Any:
+        calls.append((arguments, others))
+        return original(self, *arguments, **others)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Axes, "step", step)
-        plots.spent(tmp_path / "it.svg", [1, 11, 20], [0.1, 0.2, 0.3], "tree")
-    assert drawn == ["pre"]
+        patch.setattr(Axes, method, noted)
+        draw(path)
+    return calls
+
+
+def test_what_is_drawn_as_spent_is_exact_where_rounds_follow_one_another_and_nowhere_below_the_truth(tmp_path: Path) -> None:
+    """Between two rounds that were computed, the line is at the later one's price."""
+    rounds, rho = [1, 11, 12, 20], [0.1, 0.2, 0.3, 0.4]
+    (((x, y), style),) = drawn_by("step", lambda path: plots.spent(path, rounds, rho, PLAN), tmp_path / "it.svg")
+    assert style["where"] == "post"
+    assert (x, y) == ([1, 1, 12, 12, 20], [0.1, 0.2, 0.3, 0.4, 0.4])
+
+
+@pytest.mark.parametrize("steps", [300, 2000])
+def test_every_jump_of_the_staircase_stands_where_it_is(steps: int) -> None:
+    tree = BinaryTree(Grid(1.0), 7.0)
+    rounds, prices = _prices(tree, steps, PLAN.participation)
+    truth = [float(tree.cost(count, PLAN.participation)) for count in range(1, steps + 1)]
+    jumps = [later for later in range(2, steps + 1) if truth[later - 1] != truth[later - 2]]
+    drawn = [(low, high) for (low, one), (high, other) in pairwise(zip(rounds, prices, strict=True)) if one != other]
+    assert drawn == [(later - 1, later) for later in jumps]
+    assert prices == [truth[count - 1] for count in rounds]
+    assert len(rounds) < 400, "of 2,000 not every one was priced"
+
+
+def test_what_rises_smoothly_is_not_priced_at_every_step() -> None:
+    """Each of 2000 steps of BLT noise costs more than the one before."""
+    blt = BufferedToeplitz(Grid(1.0), 7.0, (0.9, 0.99), (0.2, 0.1))
+    rounds, prices = _prices(blt, 2000, PLAN.participation)
+    assert len(rounds) < 500
+    for (low, one), (high, other) in pairwise(zip(rounds, prices, strict=True)):
+        assert high == low + 1 or other - one <= VISIBLE * prices[-1]
+
+
+def test_markers_on_one_point_are_all_seen(tmp_path: Path) -> None:
+    same = {name: np.ones(1) for name in NOISE}
+    calls = drawn_by("plot", lambda path: plots.errors(path, same, 1.0, Participation.single()), tmp_path / "it.svg")
+    sizes = [style["markersize"] for _, style in calls]
+    assert len(sizes) == len(NOISE)
+    assert all(later - earlier >= 3 for earlier, later in pairwise(sizes))
+    assert {style["markerfacecolor"] for _, style in calls} == {"none"}
 
 
 @pytest.mark.parametrize("name", ["it.txt", "it", "it.jpeg", ".png", ".."])
@@ -168,20 +226,14 @@ def test_what_cannot_be_written_is_refused_before_the_work(tmp_path: Path, monke
 
 
 @pytest.mark.parametrize(("points", "marked"), [(1, True), (2, True), (200, False)])
-def test_few_points_are_marked(points: int, marked: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from matplotlib.axes import Axes
-
-    markers: list[object] = []
-    original = Axes.plot
-
-    def plot(self: Axes, *arguments: object, **others: object) -> object:
-        markers.append(others.get("marker"))
-        return original(self, *arguments, **others)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(Axes, "plot", plot)
-    plots.errors(tmp_path / "it.svg", {"tree": np.linspace(1, 2, points)}, 1.0, Participation.single())
-    plots.spent(tmp_path / "it.svg", list(range(points)), [0.1] * points, "tree")
-    assert markers == ["o" if marked else None] * 2
+def test_few_points_are_marked(points: int, marked: bool, tmp_path: Path) -> None:
+    draws: tuple[Draw, Draw] = (
+        lambda path: plots.errors(path, {"tree": np.linspace(1, 2, points)}, 1.0, Participation.single()),
+        lambda path: plots.spent(path, list(range(points)), [0.1] * points, PLAN),
+    )
+    for draw in draws:
+        markers = [style.get("marker") for _, style in drawn_by("plot", draw, tmp_path / "it.svg")]
+        assert markers == ["o" if marked else None]
 
 
 def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
