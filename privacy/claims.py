@@ -29,6 +29,9 @@ COMMON = (
 LITTLE = 0.1
 """rho up to which an attacker who guesses gains little; so says docs/read-a-statement.md."""
 
+MUCH = 2.0
+"""rho above which a claim alone does not rule out that a third is recognised at 1 % of false alarms; so says the same page."""
+
 HARDLY = 5.0
 """rho above which a claim by itself protects hardly anybody; so says the same page."""
 
@@ -99,12 +102,17 @@ def verdict(statement: PrivacyStatement) -> str:
     where = f"at rho = {round_up(statement.rho)} (zCDP, one {statement.unit.value}, {statement.neighbours.value})"
     if statement.rho <= LITTLE:
         return f"This guarantee is strong: {where} an attacker who guesses gains little."
-    if statement.rho <= HARDLY:
+    if statement.rho <= MUCH:
         return (
             f"This guarantee is moderate: {where} it lies between {LITTLE:g}, up to which an attacker who guesses gains little, "
-            f"and {HARDLY:g}, above which a guarantee protects hardly anybody by itself."
+            f"and {MUCH:g}, above which it alone does not rule out that {RECOGNISED}."
         )
+    if statement.rho <= HARDLY:
+        return f"This guarantee is weak: {where} it alone does not rule out that {RECOGNISED}."
     return (
         f"This guarantee is weak: {where} it protects hardly anybody by itself; what is left are the assumptions and the "
         "attacker's ignorance."
     )
+
+
+RECOGNISED = "a third of those who took part are recognised, where one in a hundred of the others may be accused wrongly"

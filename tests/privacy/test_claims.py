@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from scipy.special import ndtr
+from scipy.special import ndtr, ndtri
 
+from fedrho.privacy.auditing.limits import largest_separation
 from fedrho.privacy.banded import BandedToeplitz
 from fedrho.privacy.blt import BufferedToeplitz
-from fedrho.privacy.claims import COMMON, HARDLY, LARGE_DELTA, LITTLE, claim, in_words, sampled_assumptions, verdict
+from fedrho.privacy.claims import COMMON, HARDLY, LARGE_DELTA, LITTLE, MUCH, claim, in_words, sampled_assumptions, verdict
 from fedrho.privacy.independent import IndependentGaussian
 from fedrho.privacy.participation import Participation
 from fedrho.privacy.sampling import PoissonSampling, SampledGaussian
@@ -128,7 +129,9 @@ def test_words_say_what_is_not_protected() -> None:
     [
         (LITTLE, "strong"),
         (math.nextafter(LITTLE, 1), "moderate"),
-        (HARDLY, "moderate"),
+        (MUCH, "moderate"),
+        (math.nextafter(MUCH, 9), "weak"),
+        (HARDLY, "weak"),
         (math.nextafter(HARDLY, 9), "weak"),
         (1e6, "weak"),
     ],
@@ -145,7 +148,8 @@ def test_every_claim_gets_its_verdict_with_unit_and_neighbours(rho: float, said:
 def test_the_limits_are_those_of_the_page() -> None:
     page = " ".join((Path(__file__).parents[2] / "docs" / "read-a-statement.md").read_text(encoding="utf-8").split())
     assert f"Below rho {LITTLE:g} or so an attacker who guesses gains little. Above rho {HARDLY:g} " in page
-    assert f"up to {LITTLE:g} strong, one above {HARDLY:g} weak" in page
+    assert ndtr(ndtri(0.01) + largest_separation(Rho(MUCH))) > 1 / 3
+    assert f"up to {LITTLE:g} strong, one above {MUCH:g} weak" in page
     assert f"From {LARGE_DELTA:.0e} on".replace("e-03", "e-3") in page
 
 
