@@ -182,7 +182,7 @@ def _run(chosen: ExperimentFile, out: Path | None, again: bool, threads: int, qu
     progress = TrainProgress(experiment.trainings(chosen), quiet)
     learner = keras_learner(chosen, data, progress.fitting)
     baseline = DpSgd(model_spec(chosen.model), progress.fitting)
-    trainer = Trainer(chosen, data, learner, dp_sgd=baseline, again=again)
+    trainer = Trainer(chosen, data, learner, dp_sgd=baseline, again=again, told=progress.fitting)
     path = out or fresh(f"labels-{(chosen.dataset or Path(chosen.data or '').stem)}", Path(), "--out")
     results = experiment.run(chosen, data, path, trainer, progress, lambda: noted(chosen, path, again))
     if not (path / "plots" / "accuracy.svg").exists():

@@ -19,7 +19,7 @@ from fedrho.labels import baseline
 from fedrho.labels.answered import Answered, with_deltas
 from fedrho.labels.baseline import DpSgd
 from fedrho.labels.data import LabelData
-from fedrho.labels.grouping import groups
+from fedrho.labels.grouping import Told, groups
 from fedrho.labels.runs import DP_SGD, MODEL
 from fedrho.labels.settings import ExperimentFile, RunSection, StageSection, TrainingSection, slug
 from fedrho.privacy.labels.chance import Chance, SystemChance
@@ -65,7 +65,10 @@ def priced(run: RunSection) -> Sequence[float | None]:
 
 
 class Trainer:
-    """Trains cells of one experiment on one data set. `learner` makes a learner of settings; `guardian` holds the labels."""
+    """Trains cells of one experiment on one data set. `learner` makes a learner of settings; `guardian` holds the labels.
+
+    An encoder of images tells `told` how far it is, as models tell it.
+    """
 
     def __init__(
         self,
@@ -76,7 +79,9 @@ class Trainer:
         guardian: Callable[..., PrivateLabels] = PrivateLabels,
         dp_sgd: DpSgd | None = None,
         again: bool = False,
+        told: Told | None = None,
     ) -> None:
+        self._told = told
         self._dp_sgd_trainer = dp_sgd
         self.earlier: Sequence[Answered] = ()
         """What the labels paid before this experiment: it is a part of every statement."""
@@ -111,7 +116,8 @@ class Trainer:
             return [cell.run.dp_sgd.steps]
         if not cell.run.stages:
             return [(cell.run.training or shared).fit_settings().steps_for(records)]
-        found, share = [], 0.0
+        encoders = {_name_of_groups(stage): stage.simclr for stage in cell.run.stages if stage.prior == "clusters"}
+        found, share = [steps for name, steps in encoders.items() if steps and name not in self.groups], 0.0
         for stage in cell.run.stages:
             share += stage.share
             settings = [stage.training or shared]
@@ -183,9 +189,9 @@ class Trainer:
 
     def _grouped(self, section: StageSection) -> NDArray[np.int64]:
         """Of all records, by their features alone; the seed is public, as groups are."""
-        name = f"clusters-{section.clusters}-coordinates-{section.coordinates}-simclr-{section.simclr}-{section.simclr_images}"
+        name = _name_of_groups(section)
         if name not in self.groups:
-            self.groups[name] = groups(self._data.features, section, self._experiment.split_seed)
+            self.groups[name] = groups(self._data.features, section, self._experiment.split_seed, self._told)
         return self.groups[name]
 
     def _non_private(self, cell: Cell, memory: Memory, say: Callable[[str], None]) -> tuple[Figures, LabelStatement]:
@@ -271,6 +277,10 @@ class Trainer:
         return estimate(agreement, len(self._held), private.classes, epsilon)
 
 
+def _name_of_groups(section: StageSection) -> str:
+    return f"clusters-{section.clusters}-coordinates-{section.coordinates}-simclr-{section.simclr}-{section.simclr_images}"
+
+
 def with_earlier(statement: LabelStatement, earlier: Sequence[Answered]) -> LabelStatement:
     """The sum with what labels were answered before."""
     told = tuple(f"earlier: {one.mechanism}, epsilon {one.epsilon:g}" for one in earlier)
@@ -314,7 +324,7 @@ def constant_rmse(data: LabelData, values: Sequence[float]) -> float | None:
     return None if data.test_labels is None else float(np.std(np.array(values)[data.test_labels]))
 
 
-def keras_learner(experiment: ExperimentFile, data: LabelData, told: Callable[[int, int, float], None] | None) -> MakeLearner:
+def keras_learner(experiment: ExperimentFile, data: LabelData, told: Told | None) -> MakeLearner:
     """Learners of the experiment's model; raises BadInput where it does not fit the data, UnknownModel."""
     from fedrho.models.base import no_label_privacy
     from fedrho.models.learner import KerasLearner

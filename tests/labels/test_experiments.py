@@ -113,6 +113,11 @@ def test_steps_of_each_model_are_known_before_and_told(tmp_path: Path) -> None:
     experiment = given(training={"epochs": 4.0, "batch": 16, "learning_rate": 2.0})
     steps = Trainer(experiment, DATA, softmax).planned(next(cells(experiment)))
     assert steps == [30, 60, 60]  # 120 records, then all, twice: the second stage trains again on the consensus
+    encoded = given(runs=[{"name": "one", "epsilons": [2.0], "stages": [{"prior": "clusters", "simclr": 900}]}])
+    trainer = Trainer(encoded, DATA, softmax)
+    assert trainer.planned(next(cells(encoded))) == [900, 20]
+    trainer.groups = {"clusters-20-coordinates-0-simclr-900-any": np.zeros(240, np.int64)}
+    assert trainer.planned(next(cells(encoded))) == [20]
     trainer = Trainer(experiment, DATA, lambda _: SoftmaxRegression(CLASSES, 2, 5, 2.0), chance=SeededChance(1))
     experiments.run(experiment, DATA, tmp_path / "run", trainer, Told(1, quiet=True))
     assert told == [(30, 60, 60)]

@@ -32,4 +32,6 @@ def test_what_cannot_be_grouped_is_refused() -> None:
 
 @pytest.mark.slow
 def test_an_encoder_s_vectors_are_grouped() -> None:
-    assert len(groups(FEATURES, section(simclr=2), 3)) == 60
+    told: list[tuple[int, int]] = []
+    assert len(groups(FEATURES, section(simclr=2), 3, lambda done, steps, loss: told.append((done, steps)))) == 60
+    assert told[-1] == (2, 2)
