@@ -12,6 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from fedrho.client.examples import orders
+from fedrho.models import base
 from fedrho.models.base import ModelSpec, Outputs, register
 from fedrho.models.flat import FlatModel
 from fedrho.models.zoo import lookup
@@ -227,7 +228,8 @@ def build_tokens() -> keras.Model:
     )
 
 
-def test_token_ids_and_models_that_give_probabilities_are_trained_as_a_device_does() -> None:
+def test_token_ids_and_models_that_give_probabilities_are_trained_as_a_device_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(base, "_REGISTRY", dict(base._REGISTRY))  # in no other test's list of models
     spec = register(ModelSpec("test-tokens", "", (6,), 5, build_tokens, "int32", 12, Outputs.PROBABILITIES))
     plan = replace(LOGISTIC, model=spec.name, size=12 * 4 + 4 * 5 + 5)
     generator = np.random.default_rng(3)
