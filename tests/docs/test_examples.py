@@ -147,8 +147,8 @@ def runs_it(test: str, block: Block) -> bool:
         return False
     if file in block.text:
         return True
-    if {"block", "blocks_of"} & names_in(found[0], tree):
-        return block.page in (TOP / file).read_text(encoding="utf-8")
+    if {"block", "blocks_of"} & (named := names_in(found[0], tree)):
+        return block.page in named
     module = import_module(file.removesuffix(".py").replace("/", "."))
     given = [mark.args[1] for mark in getattr(getattr(module, name), "pytestmark", []) if mark.name == "parametrize"]
     commands = {str(case.values[0]) for cases in given for case in cases if hasattr(case, "values")}
@@ -156,12 +156,17 @@ def runs_it(test: str, block: Block) -> bool:
 
 
 def names_in(test: ast.FunctionDef, tree: ast.Module) -> set[str]:
-    """All that it names, its fixtures too, and what functions and classes of its module name that it leads to."""
-    known = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    """All that it names, its fixtures and texts too, and what those of its module name that it leads to."""
+    known: dict[str, ast.AST] = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    for node in tree.body:
+        if isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None:
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            known |= {target.id: node.value for target in targets if isinstance(target, ast.Name)}
     names, ahead = set[str](), [test.name]
     while ahead:
         walked = list(ast.walk(known[ahead.pop()]))
         now = {node.arg if isinstance(node, ast.arg) else node.id for node in walked if isinstance(node, ast.arg | ast.Name)}
+        now |= {node.value for node in walked if isinstance(node, ast.Constant) and isinstance(node.value, str)}
         ahead += [name for name in now - names if name in known]
         names |= now
     return names

@@ -57,10 +57,17 @@ class Nodes:
         while self._started:
             self.end_last()
 
-    def _start(self, command: list[str], *options: str) -> None:
+    def _start(self, command: list[str], *options: str, tries: int = 3) -> None:
+        """Ray gives a node thirty seconds to start, and a busy machine does not always keep to that."""
         ours = ["--block", "--num-cpus=1", f"--object-store-memory={100 << 20}", "--disable-usage-stats", *PORTS, *options]
         self._started.append(Beside([*in_this_environment(command), *ours], self._folder / f"{len(self._started)}.log"))
-        self._started[-1].wait_for("Ray runtime started")
+        try:
+            self._started[-1].wait_for("Ray runtime started")
+        except AssertionError:
+            if tries == 1:
+                raise
+            self.end_last()
+            self._start(command, *options, tries=tries - 1)
 
 
 def in_this_environment(command: list[str]) -> list[str]:
