@@ -81,8 +81,8 @@ def in_words(statement: PrivacyStatement, delta: float) -> list[str]:
     )
     if delta >= LARGE_DELTA:
         terms += (
-            f" A delta of {delta!r} is large: it is the chance with which the epsilon may fail for somebody altogether, and "
-            f"should be well below one over the number of {unit}s."
+            f" A delta of {delta!r} is large: with that chance such a claim alone would let everything of a {unit} be "
+            f"published. It should be well below one over the number of {unit}s."
         )
     return [
         f"Take any one {unit}, and imagine a second world in which all that it contributed was replaced by zeros. This "
