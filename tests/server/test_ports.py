@@ -147,8 +147,8 @@ def test_peer_without_a_call_is_not_pinged_and_may_not_ping() -> None:
     assert from_outside(port, lambda address: pinged(address, 5, 0.1)) == "too_many_pings"
 
 
-def pinged(address: str, times: int, pause: float, *sent: bytes) -> str:
-    """What the server says of a client that pings: the text of its GOAWAY, or nothing."""
+def pinged(address: str, times: int, pause: float, *sent: bytes, patience: float = 5.0) -> str:
+    """What the server says of a client that pings: the text of its GOAWAY, or nothing in so many seconds."""
     with RawHttp2(address) as client:
         client.send(*sent)
         frames, _ = client.frames(0.2)
@@ -158,20 +158,20 @@ def pinged(address: str, times: int, pause: float, *sent: bytes) -> str:
             frames += arrived
             if closed:
                 break
-        frames += client.frames(0.2)[0]
+        frames += client.frames(patience)[0]  # ends with the connection
         return "".join(frame.payload[8:].decode() for frame in frames if frame.kind == GOAWAY)
 
 
 @effect("grpc.http2.min_ping_interval_without_data_ms")
 def test_pings_faster_than_allowed_end_the_connection() -> None:
     assert from_outside(DevicePort(ping_seconds=5), lambda address: pinged(address, 6, 0.05, OPEN_CALL)) == "too_many_pings"
-    assert from_outside(DevicePort(ping_seconds=0.02), lambda address: pinged(address, 5, 0.15, OPEN_CALL)) == ""
+    assert from_outside(DevicePort(ping_seconds=0.02), lambda address: pinged(address, 5, 0.15, OPEN_CALL, patience=0.2)) == ""
 
 
 @effect("grpc.http2.max_ping_strikes")
 def test_as_many_early_pings_are_forgiven_as_the_port_says() -> None:
     port = DevicePort(ping_seconds=5, ping_strikes=8)
-    assert from_outside(port, lambda address: pinged(address, 6, 0.05, OPEN_CALL)) == ""
+    assert from_outside(port, lambda address: pinged(address, 6, 0.05, OPEN_CALL, patience=0.2)) == ""
     assert from_outside(port, lambda address: pinged(address, 12, 0.05, OPEN_CALL)) == "too_many_pings"
 
 
