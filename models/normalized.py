@@ -32,6 +32,26 @@ def build_batch_norm_cnn() -> keras.Model:
     return keras.Model(image, keras.layers.Dense(10, name="logits")(keras.layers.Flatten()(seen)))
 
 
+def build_wide_batch_norm_cnn() -> keras.Model:
+    """The same with more than twice the filters, in bfloat16 (arXiv 1710.03740 for the scheme): 983,498 parameters.
+
+    Weights, statistics and logits are float32, products are not: a processor with AMX, or a graphics card, takes half the time
+    of float32. The maximum is taken before the normalization, which has a quarter of the places left to see; ReLU and positive
+    scales do not mind the order.
+    """
+    from fedrho.models.backend import keras
+
+    layers, half = keras.layers, "mixed_bfloat16"
+    image = keras.Input(GREY)
+    seen = image
+    for name, filters, halved in (("first", 64, True), ("second", 128, True), ("third", 256, False), ("fourth", 256, True)):
+        seen = layers.Conv2D(filters, 3, padding="same", use_bias=False, name=name, dtype=half)(seen)
+        if halved:
+            seen = layers.MaxPooling2D(2, name=f"{name}-maximum", dtype=half)(seen)
+        seen = layers.ReLU(name=f"{name}-relu", dtype=half)(layers.BatchNormalization(name=f"{name}-norm", dtype=half)(seen))
+    return keras.Model(image, layers.Dense(10, name="logits", dtype="float32")(layers.Flatten(dtype=half)(seen)))
+
+
 BATCH_NORM_CNN: Final = ModelSpec(
     "mnist-batch-norm-cnn",
     "a convolutional network with batch normalization on 28x28 grey",
@@ -41,4 +61,13 @@ BATCH_NORM_CNN: Final = ModelSpec(
     paper="Ioffe & Szegedy 2015, arXiv 1502.03167",
     parameters=144_178,
 )
-OF_ONE_PLACE: Final = {spec.name: spec for spec in (BATCH_NORM_CNN,)}
+WIDE_BATCH_NORM_CNN: Final = ModelSpec(
+    "mnist-wide-batch-norm-cnn",
+    "a wide convolutional network with batch normalization on 28x28 grey, in bfloat16",
+    GREY,
+    10,
+    build_wide_batch_norm_cnn,
+    paper="Ioffe & Szegedy 2015, arXiv 1502.03167",
+    parameters=983_498,
+)
+OF_ONE_PLACE: Final = {spec.name: spec for spec in (BATCH_NORM_CNN, WIDE_BATCH_NORM_CNN)}

@@ -35,6 +35,7 @@ from fedrho.labels.answered import (
     write_whole,
 )
 from fedrho.labels.csv_file import CsvFile, Header, Record, value
+from fedrho.labels.order import tells_labels
 from fedrho.places import ASK
 from fedrho.privacy.labels.chance import SystemChance
 from fedrho.privacy.labels.per_bit import PerBit
@@ -51,12 +52,6 @@ ENTRIES: Final = 2**21
 """and rows times classes, each of which takes some 50 bytes meanwhile."""
 SEEN: Final = 4096
 """Rows that are read before whoever looks on is told."""
-RARE: Final = 0.01
-"""How improbable a random order must be that is grouped by class, to be taken for one that is no accident."""
-FAR: Final = 6.0
-"""Standard deviations below the mean number of runs, likewise where rows are out of place or there are several sorted parts;"""
-FEW: Final = 0.1
-"""and what share of that mean is too few. Neighbours in time are more alike than by chance, but seldom by so much."""
 
 
 @dataclass(frozen=True)
@@ -162,25 +157,6 @@ def summary_values(question: Question, statement: LabelStatement, records: int, 
     }
 
 
-def by_class(labels: NDArray[np.int64]) -> bool:
-    """Whether rows are grouped by label, in whatever order of classes, all or part by part, but for a few; and by no accident.
-
-    The number of runs of n labels in random order has mean 1 + n - sum n_c**2 / n (Barton & David 1957).
-    """
-    counts = np.bincount(labels)
-    counts = counts[counts > 0].astype(np.float64)
-    n, runs = len(labels), 1 + int(np.count_nonzero(np.diff(labels)))
-    if len(counts) < 2:
-        return False
-    if runs == len(counts):
-        chance = math.lgamma(runs + 1) + sum(math.lgamma(one + 1) for one in counts) - math.lgamma(n + 1)
-        return chance < math.log(RARE)
-    squares, cubes = float((counts**2).sum()), float((counts**3).sum())
-    variance = (squares * (squares + n * (n + 1)) - 2 * n * cubes - n**3) / (n**2 * (n - 1))
-    mean = 1 + n - squares / n
-    return runs <= max(2 * len(counts), FEW * mean) and runs < mean - FAR * math.sqrt(max(variance, 0.0))
-
-
 # -- checks before a label is read --------------------------------------------------------------------------------------------
 
 
@@ -259,7 +235,7 @@ def read_data(question: Question, same: list[Answered], progress: Progress = unw
         if record.fields:
             columns.take(record)
     labels, users, priors = columns.arrays()
-    if not question.public_order and by_class(labels):
+    if not question.public_order and tells_labels(labels, question.classes):
         raise BadInput(
             f"{question.data}: the rows stand in groups by {question.label}, so their order would tell the labels; add --shuffle "
             "to write them in a random order, or --public-order where the order was decided without the labels"

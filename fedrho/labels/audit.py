@@ -101,10 +101,11 @@ def audit(
     if epsilon is not None and not 0 <= epsilon <= MOST_EPSILON:
         raise BadInput(f"--epsilon: {epsilon} is not allowed (0 to {MOST_EPSILON:g})")
     weights = audit_input.prior_of(prior, classes, MOST_CLASSES)
+    others: list[str] = []
     if matrix is not None:
         audits = [audit_input.of_matrix(matrix, epsilon, None if prior is None else weights)]
     elif statement is not None:
-        audits = audit_input.of_statement(statement, epsilon, weights, settings)
+        audits, others = audit_input.of_statement(statement, epsilon, weights, settings)
     else:
         kind = (mechanism or Mechanism.with_prior).value
         claimed = 1.0 if epsilon is None else epsilon
@@ -113,7 +114,7 @@ def audit(
         audits = [_tried(kind, claimed, weights, settings, k)]
         if plot:
             _draw(plot, kind, claimed, weights, settings, k)
-    _say(audits, json)
+    _say(audits, others, json)
     failed = [f"{one.mechanism}: {check}" for one in audits for check in one.failed]
     if failed:
         raise AuditFailed(f"the claim does not hold: {'; '.join(failed)}")
@@ -155,9 +156,10 @@ def _draw(path: Path, kind: str, epsilon: float, prior: Sequence[float], setting
         claimed_and_found(path, tried)
 
 
-def _say(audits: Sequence[LabelAudit], json: bool) -> None:
+def _say(audits: Sequence[LabelAudit], others: Sequence[str], json: bool) -> None:
     if json:
-        console.print_json({"holds": not any(one.failed for one in audits), "audits": [one.as_json() for one in audits]})
+        holds = not any(one.failed for one in audits)
+        console.print_json({"holds": holds, "audits": [one.as_json() for one in audits], "not_audited": list(others)})
         return
     from rich.table import Table
 
@@ -169,6 +171,8 @@ def _say(audits: Sequence[LabelAudit], json: bool) -> None:
             table.add_row(finding.check, finding.measure, _claim(finding), f"{finding.found:.10g}", verdict, finding.detail)
         console.out.print(f"[bold]{one.mechanism}[/bold]: {claimed}, one label by substitution", highlight=False)
         console.out.print(table, highlight=False)
+    for text in others:
+        console.out.print(f"[bold]not audited[/bold], for it has no channel of single labels: {text}", highlight=False)
 
 
 def _claim(finding: Finding) -> str:

@@ -60,22 +60,38 @@ def of_matrix(path: Path, epsilon: float | None, prior: Sequence[float] | None) 
         raise BadInput(f"{path}: {error}") from error
 
 
-def of_statement(path: Path, epsilon: float | None, prior: Sequence[float], settings: Settings) -> list[LabelAudit]:
-    """One audit of each mechanism that the file names, and of their sum; raises BadInput."""
+def of_statement(
+    path: Path, epsilon: float | None, prior: Sequence[float], settings: Settings
+) -> tuple[list[LabelAudit], list[str]]:
+    """One audit of each mechanism that the file names, and of their sum; and what it names that no draw can show, as DP-SGD.
+
+    Raises BadInput, also where there is nothing else.
+    """
+    from fedrho.privacy.labels.audited import UnknownMechanism, named
+
     if epsilon is not None:
         raise BadInput("--epsilon: the statement has its own; leave it out")
     stated = _statements(path, _json(path))
     if not stated:
         raise BadInput(f"{path}: has no statement about labels: no `mechanisms` with an `epsilon`")
     audits: dict[tuple[str, float, int | None], LabelAudit] = {}
-    totals = []
+    totals: list[LabelAudit] = []
+    others: dict[str, UnknownMechanism] = {}
     for statement, records in stated:
-        kinds = [_named(path, text) for text in statement["mechanisms"] if not str(text).startswith(LOST)]
-        for kind in kinds:
+        for text in map(str, statement["mechanisms"]):
+            if text.startswith(LOST):
+                continue
+            try:
+                kind = named(text)
+            except UnknownMechanism as error:
+                others[text] = error
+                continue
             if kind not in audits:
                 audits[kind] = _audited(path, kind, prior, settings)
-        totals.append(_total(path, statement, records))
-    return [*audits.values(), *totals]
+        totals += _totals(path, statement, records)
+    if not audits and others:
+        raise BadInput(f"{path}: {next(iter(others.values()))}")
+    return [*audits.values(), *totals], list(others)
 
 
 def _audited(path: Path, kind: tuple[str, float, int | None], prior: Sequence[float], settings: Settings) -> LabelAudit:
@@ -90,24 +106,17 @@ def _audited(path: Path, kind: tuple[str, float, int | None], prior: Sequence[fl
         raise BadInput(f"{path}: {error}") from error
 
 
-def _named(path: Path, text: object) -> tuple[str, float, int | None]:
-    from fedrho.privacy.labels.audited import UnknownMechanism, named
-
-    try:
-        return named(str(text))
-    except UnknownMechanism as error:
-        raise BadInput(f"{path}: {error}") from error
-
-
-def _total(path: Path, statement: Mapping[str, Any], records: int | None) -> LabelAudit:
+def _totals(path: Path, statement: Mapping[str, Any], records: int | None) -> list[LabelAudit]:
     """No total is below the dearest mechanism, or below what a label paid on average where the file says how many there are.
 
-    The sum of all is the most that one label can have paid.
+    The sum of all is the most that one label can have paid. Nothing where no line tells a price.
     """
     from fedrho.privacy.labels.audit import Finding, LabelAudit
 
     claimed = float("inf") if statement["epsilon"] is None else float(statement["epsilon"])
-    paid = [_paid(path, str(text)) for text in statement["mechanisms"]]
+    paid = [price for text in statement["mechanisms"] if (price := _paid(str(text))) is not None]
+    if not paid:
+        return []
     dearest, most = max(epsilon for epsilon, _ in paid), sum(epsilon for epsilon, _ in paid)
     mean = sum(epsilon * count for epsilon, count in paid) / records if records else 0.0
     least = max(dearest, mean)
@@ -115,18 +124,16 @@ def _total(path: Path, statement: Mapping[str, Any], records: int | None) -> Lab
     holds = claimed >= least * (1 - ROUNDED_UP)
     detail = f"{told}; {most:.6g} if all of them read one label"
     finding = Finding("total of the statement", "epsilon", claimed, min(least, claimed) if holds else least, holds, detail)
-    return LabelAudit(f"statement in {path.name}", claimed, (finding,))
+    return [LabelAudit(f"statement in {path.name}", claimed, (finding,))]
 
 
-def _paid(path: Path, text: str) -> tuple[float, int]:
-    """What a line of a statement says: an epsilon, and how many labels paid it."""
-    line = re.search(r", epsilon (?P<epsilon>[-+.\de]+), read (?P<count>\d+) labels$", text)
+def _paid(text: str) -> tuple[float, int] | None:
+    """What a line of a statement says: an epsilon, and how many labels paid it, where it says that too."""
+    line = re.search(r", epsilon (?P<epsilon>[-+.\de]+)(, read (?P<count>\d+) labels)?$", text)
     try:
-        if line is not None:
-            return float(line["epsilon"]), int(line["count"])
+        return None if line is None else (float(line["epsilon"]), int(line["count"] or 0))
     except ValueError:
-        pass
-    raise BadInput(f"{path}: {text!r} does not say with which epsilon how many labels were read")
+        return None
 
 
 def _statements(path: Path, loaded: object, records: int | None = None) -> list[tuple[Mapping[str, Any], int | None]]:

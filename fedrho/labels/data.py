@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedrho.console import BadInput
+from fedrho.labels.runs import DAMAGED
 from fedrho.progress import Fetching
 from fedrho.simulations.data.base import DataSource
 
@@ -119,8 +119,10 @@ def own(path: Path, label: str, classes: Sequence[str], test: Path | None, publi
     if len(set(classes)) < 2 or len(set(classes)) != len(classes):
         raise BadInput("--classes: name every value that a label may take, two at least, each once; they are never inferred")
     features, labels, users = _read(path, label, classes, user)
-    check_order(labels, path)
+    check_order(labels, classes, path)
     test_features, test_labels, _ = (None, None, None) if test is None else _read(test, label, classes, user)
+    if test is not None and test_features is not None and (test.samefile(path) or np.array_equal(test_features, features)):
+        raise BadInput(f"--test {test}: has the records of {path}, and true labels of a test file are public; name other records")
     if test_features is not None and test_features.shape[1:] != features.shape[1:]:
         raise BadInput(f"--test {test}: examples of shape {test_features.shape[1:]}; those of {path}: {features.shape[1:]}")
     note = (
@@ -131,12 +133,11 @@ def own(path: Path, label: str, classes: Sequence[str], test: Path | None, publi
     return LabelData(path.name, features, labels, len(classes), test_features, test_labels, (), public, note, users)
 
 
-def check_order(labels: Ints, path: Path) -> None:
+def check_order(labels: Ints, classes: Sequence[str], path: Path) -> None:
     """The order of records is public: in a file that is sorted by class it tells labels. Raises BadInput."""
-    from fedrho.labels.answering import by_class
+    from fedrho.labels.order import tells_labels
 
-    changes = int((labels[1:] != labels[:-1]).sum())
-    if len(labels) >= 8 and (changes < len(np.unique(labels)) or by_class(labels)):
+    if tells_labels(labels, classes):
         raise BadInput(f"{path}: is sorted by class, and the order of records is public; shuffle it before you begin")
 
 
@@ -148,7 +149,7 @@ def _read(path: Path, label: str, classes: Sequence[str], user: str) -> tuple[ND
         features, told, users = readers[path.suffix](path, label, user)
     except FileNotFoundError as error:
         raise BadInput(f"{path}: no such file") from error
-    except (OSError, ValueError, zipfile.BadZipFile, csv.Error) as error:
+    except (OSError, csv.Error, *DAMAGED) as error:
         if isinstance(error, BadInput):
             raise
         raise BadInput(
@@ -174,19 +175,25 @@ Table = tuple[NDArray[Any], list[str], NDArray[Any] | None]
 
 
 def _read_npz(path: Path, label: str, user: str) -> Table:
-    with np.load(path, allow_pickle=False) as arrays:
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:  # a damaged archive would stay open
         name = label or LABELS
         if FEATURES not in arrays or name not in arrays:
             raise BadInput(f"{path}: needs the arrays {FEATURES!r} and {name!r}; it has {', '.join(map(repr, arrays.files))}")
         features, told = arrays[FEATURES], arrays[name]
         if user and user not in arrays:
             raise BadInput(f"{path}: --user {user!r} is none of its arrays: {', '.join(map(repr, arrays.files))}")
+        if user in (name, FEATURES):
+            raise BadInput(f"{path}: --user {user!r} names persons, who are public, and neither labels nor features")
         users = arrays[user] if user else None
     if users is not None and users.shape != told.shape:
         raise BadInput(f"{path}: {user!r} has one value for each record, not the shape {users.shape}")
     if told.ndim != 1:
         raise BadInput(f"{path}: {name!r} has one label for each record, not the shape {told.shape}")
+    if features.dtype.kind not in "biuf":
+        raise BadInput(f"{path}: {FEATURES!r} are numbers, and not {features.dtype}")
     kept = np.int32 if features.dtype.kind in "iu" and features.dtype.itemsize > 1 else np.float32
+    if kept == np.int32 and features.size and not (features.min() >= -(2**31) and features.max() < 2**31):
+        raise BadInput(f"{path}: a feature is no whole number of 32 bits; give float32, or ids from 0 on")
     scaled = features / np.float32(255.0) if features.dtype == np.uint8 else features
     return np.ascontiguousarray(scaled, dtype=kept), [str(one) for one in told.tolist()], users
 

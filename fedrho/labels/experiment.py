@@ -51,7 +51,7 @@ def run(
 
 
 def noted(experiment: ExperimentFile, path: Path, again: bool) -> list[Answered]:
-    """What a private file's labels were answered before this folder's answers, which are noted beside the file; see `answered`.
+    """What a private file's labels were answered beside this folder's answers, which are noted next to the file; see `answered`.
 
     Raises BadInput where they were, and nobody said to pay again.
     """
@@ -62,14 +62,17 @@ def noted(experiment: ExperimentFile, path: Path, again: bool) -> list[Answered]
 
 
 def _noted_alone(experiment: ExperimentFile, path: Path, again: bool) -> list[Answered]:
-    """A folder has its entry while both know of each other: one that was deleted, copied or moved is another one."""
+    """A folder has its entry while both know of each other: one that was deleted, copied or moved is another one.
+
+    Where it has one, what others asked since counts as well, for labels may be read after that; whoever asked knew of this entry.
+    """
     (cell,) = cells(experiment)
     data, mark = Path(experiment.data or ""), NotedIn(path / "cells" / cell.name)
     known, latest = former(data), _priced(experiment, cell, path, again)
     place = mark.place()
     mine = place is not None and place < len(known) and known[place].out == latest.out
     place = place if mine and place is not None else len(known)
-    before = [answer for answer in known[:place] if answer.label == latest.label]
+    before = [answer for answer in (*known[:place], *known[place + 1 :]) if answer.label == latest.label]
     if not mine and before and not again:
         spent = sum(answer.epsilon for answer in before)
         raise BadInput(

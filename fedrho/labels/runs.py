@@ -22,7 +22,10 @@ import io
 import json
 import os
 import tomllib
+import zipfile
+import zlib
 from collections.abc import Iterator, Mapping, MutableMapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +40,8 @@ from fedrho.server.tasks import why_unreadable
 from fedrho.simulations import files
 from fedrho.simulations.folder import FolderError
 
+DAMAGED = (ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError)
+"""What numpy raises of a file that is not what was written."""
 EXPERIMENT, DATA, RESULT, RESULTS = "experiment.toml", "data.json", "result.json", "results.json"
 MODEL, DP_SGD = "model", "dp-sgd"
 """Names of what is kept: the last weights, and the reads of DP-SGD, of which nothing but those weights is kept."""
@@ -62,30 +67,25 @@ class DiskMemory:
         return begun - any(self._of(name, kind).exists() for kind in ("answers", "counts"))
 
     def recall(self, name: str) -> Answers | None:
-        path = self._of(name, "answers")
-        if not path.exists():
-            return None
-        with np.load(path, allow_pickle=False) as kept:
-            return Answers(kept["labels"], kept["likelihoods"], kept["sizes"])
+        kept = self._read(self._of(name, "answers"), "labels", "likelihoods", "sizes")
+        return None if kept is None else Answers(*kept)
 
     def keep(self, name: str, answers: Answers) -> None:
         arrays = {"labels": answers.labels, "likelihoods": answers.likelihoods, "sizes": answers.sizes}
         self._write(name, "answers", arrays)
 
     def recall_counts(self, name: str) -> NDArray[np.int64] | None:
-        path = self._of(name, "counts")
-        if not path.exists():
-            return None
-        with np.load(path, allow_pickle=False) as kept:
-            counts: NDArray[np.int64] = kept["counts"]
-            return counts
+        kept = self._read(self._of(name, "counts"), "counts")
+        return None if kept is None else kept[0]
 
     def keep_counts(self, name: str, counts: NDArray[np.int64]) -> None:
         self._write(name, "counts", {"counts": counts})
 
     def recall_weights(self, name: str) -> FloatVector | None:
         path = self.path / f"{name}.weights.npy"
-        return np.load(path, allow_pickle=False) if path.exists() else None
+        with _mended_from_a_copy(path):
+            weights: FloatVector | None = np.load(path, allow_pickle=False) if path.exists() else None
+            return weights
 
     def keep_weights(self, name: str, weights: FloatVector) -> None:
         buffer = io.BytesIO()
@@ -99,6 +99,22 @@ class DiskMemory:
         buffer = io.BytesIO()
         np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
         files.write_whole(self._of(name, kind), buffer.getvalue())
+
+    def _read(self, path: Path, *names: str) -> list[NDArray[Any]] | None:
+        with _mended_from_a_copy(path):
+            if not path.exists():
+                return None
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as kept:
+                return [kept[name] for name in names]
+
+
+@contextmanager
+def _mended_from_a_copy(path: Path) -> Iterator[None]:
+    """Raises FolderError for what is damaged: its labels were read, so nothing here is asked for anew by itself."""
+    try:
+        yield
+    except DAMAGED as error:
+        raise damaged(path, "it is damaged or cut short") from error
 
 
 def lost_reads(cell: Path) -> int:
@@ -137,11 +153,12 @@ class DiskGroups(MutableMapping[str, NDArray[np.int64]]):
         self._path = path
 
     def __getitem__(self, name: str) -> NDArray[np.int64]:
-        try:
-            groups: NDArray[np.int64] = np.load(self._path / f"{name}.npy", allow_pickle=False)
-        except FileNotFoundError:
-            raise KeyError(name) from None
-        return groups
+        path = self._path / f"{name}.npy"
+        if not path.exists():
+            raise KeyError(name)
+        with _mended_from_a_copy(path):
+            groups: NDArray[np.int64] = np.load(path, allow_pickle=False)
+            return groups
 
     def __setitem__(self, name: str, groups: NDArray[np.int64]) -> None:
         self._path.mkdir(exist_ok=True)

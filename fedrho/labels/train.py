@@ -129,7 +129,7 @@ def train(
     given = {
         key: value
         for key, value in {**options, **changes, **stage_changes, "method": method, "epsilon": epsilon}.items()
-        if value
+        if value or (isinstance(value, int | float) and not isinstance(value, bool))
     }
     if experiment is not None:
         _nothing_else(given, {"seeds"}, f"{experiment} says it")

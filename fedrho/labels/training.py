@@ -24,7 +24,7 @@ from fedrho.labels.runs import DP_SGD, MODEL
 from fedrho.labels.settings import ExperimentFile, RunSection, StageSection, TrainingSection, slug
 from fedrho.privacy.labels.chance import Chance, SystemChance
 from fedrho.privacy.labels.learner import Learner
-from fedrho.privacy.labels.memory import LostAnswers, Memory
+from fedrho.privacy.labels.memory import BadMemory, LostAnswers, Memory, fitting
 from fedrho.privacy.labels.private import PrivateLabels
 from fedrho.privacy.labels.stages import FromClusters, FromModel, Retraining, Stage, Uniform, fit_seed, split, train_stages
 from fedrho.privacy.labels.statement import LabelStatement
@@ -108,6 +108,8 @@ class Trainer:
             raise BadInput(
                 f"{cell.title}: {error}; --again asks the labels once more and charges what was lost as well"
             ) from error
+        except BadMemory as error:
+            raise BadInput(f"{cell.title}: {error}; mend its folder {cell.name} from a copy") from error
 
     def planned(self, cell: Cell) -> list[int]:
         """Steps of each of its models, one after another; a stage that filters records takes fewer."""
@@ -259,7 +261,7 @@ class Trainer:
         from fedrho.privacy.labels.randomizers import RandomizedResponse
 
         randomizer = RandomizedResponse(epsilon)
-        answers = memory.recall(HELD_OUT)
+        answers = fitting(memory.recall(HELD_OUT), len(self._held), private.classes, HELD_OUT)
         for _ in range(memory.lost(HELD_OUT)):
             private.ledger.charge(self._held, epsilon, "answers that were lost")
         if answers is None:

@@ -152,11 +152,11 @@ def made(kind: str, epsilon: float, prior: Sequence[float], k: int | None = None
 
 
 def named(text: str) -> tuple[str, float, int | None]:
-    """Kind, epsilon and k of a line of a statement, as "randomized response, epsilon 1, read 100 labels".
+    """Kind, epsilon and k of a line of a statement, as "randomized response, epsilon 1, read 100 labels", asked now or earlier.
 
     Raises UnknownMechanism for what has no channel of single labels, such as DP-SGD.
     """
-    line = re.fullmatch(r"(?P<name>.+), epsilon (?P<epsilon>\S+), read \d+ labels", text)
+    line = re.fullmatch(r"(earlier: )?(?P<name>.+), epsilon (?P<epsilon>[^\s,]+)(, read \d+ labels)?", text)
     if line is None:
         raise UnknownMechanism(f"{text!r} does not say which mechanism read labels with which epsilon")
     name, epsilon = line["name"], _number(line["epsilon"], text)

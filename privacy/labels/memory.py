@@ -19,6 +19,10 @@ class LostAnswers(RuntimeError):
     """Labels were read, the answers were not kept, and the budget has no room to ask once more."""
 
 
+class BadMemory(ValueError):
+    """What was kept is about other labels. Nothing is asked anew: the labels were read, and their answers may be elsewhere."""
+
+
 class Memory(Protocol):
     """By names that the trainer chooses. Everything here is a function of answers: none of it needs protection any more.
 
@@ -50,6 +54,14 @@ class Memory(Protocol):
         ...
 
     def keep_weights(self, name: str, weights: FloatVector) -> None: ...
+
+
+def fitting(answers: Answers | None, count: int, classes: int, name: str) -> Answers | None:
+    """What was recalled of so many labels; raises BadMemory where it cannot be about them."""
+    if answers is not None and answers.likelihoods.shape != (count, classes):
+        kept, own = len(answers), answers.classes
+        raise BadMemory(f"{name}: {kept} answers of {own} classes were kept, about {count} labels of {classes}")
+    return answers
 
 
 class Forgetful:

@@ -22,6 +22,8 @@ from fedrho.privacy.labels.thresholds import checked_epsilon, decay, heads, keep
 
 MOST_CLASSES: Final = 14
 """Of `matrix`, which has 2**K columns."""
+BELOW_ONE: Final = float(np.nextafter(1.0, 0.0))
+"""So that told classes can be told from others at any epsilon, also where exp(-epsilon) is 1 in float64."""
 Bits = NDArray[np.bool_]
 
 
@@ -59,7 +61,7 @@ class PerBit:
     def told(self, bits: Bits) -> Answers:
         """What bits say: in each row 1 for told classes and exp(-epsilon) for the others, in proportion to their likelihoods."""
         rows, classes = bits.shape
-        likelihoods = np.where(bits, 1.0, decay(self.epsilon))
+        likelihoods = np.where(bits, 1.0, min(decay(self.epsilon), BELOW_ONE))
         return Answers(likeliest(likelihoods), likelihoods, np.full(rows, classes, dtype=np.int64))
 
     def matrix(self, priors: ArrayLike) -> NDArray[np.float64]:

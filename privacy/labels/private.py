@@ -1,6 +1,7 @@
 """The only holder of true labels: they are read through a randomizer, counted, and paid for before they are read.
 
-    answer ── checks ──> charge ──> read ──> Answers          once for each label
+    answer ─── checks ──> charge ──> read ──> Answers         once for each label: this,
+    estimates ─ checks ─> charge ──> read ──> noisy numbers   or this
     histogram ─ checks ─> charge ──> read ──> noisy counts
 
 Nothing else comes out: no attribute, no text, no pickle, no error has a label, and none depends on one.
@@ -10,7 +11,7 @@ from __future__ import annotations
 
 import os
 import threading
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -23,6 +24,9 @@ from fedrho.privacy.labels.randomizers import Randomizer, checked_labels
 from fedrho.privacy.labels.statement import shown
 from fedrho.privacy.labels.thresholds import checked_epsilon
 from fedrho.privacy.ledger import BudgetExhausted
+
+if TYPE_CHECKING:
+    from fedrho.privacy.labels.regression import NumberRandomizer
 
 ROUNDING = 1e-12
 """Sums of epsilons whose parts were divided out of a budget may be above it by that share; the ledger tells the sum as it is."""
@@ -39,13 +43,13 @@ class LabelBudgetExhausted(BudgetExhausted):
 class PrivateLabels:
     """Labels of n records, whole numbers in [0, classes); `users` of shape (n,) says whose each is.
 
-    *Guarantees* that what comes out of `answer` and `histogram` together is `ledger.total`-DP under the replacement of one label,
-    and that the total is never above `budget`, but for `ROUNDING`; that `reads` counts each read of each label; all that with
-    several threads, too.
+    *Guarantees* that what comes out of `answer`, `estimates` and `histogram` together is `ledger.total`-DP under the replacement
+    of one label, and that the total is never above `budget`, but for `ROUNDING`; that `reads` counts each read of each label; all
+    that with several threads, too.
     *Assumes* that nobody else holds the labels, or uses them.
     """
 
-    __slots__ = ("__answered", "__labels", "__paying", "__process", "__reads", "budget", "classes", "ledger")
+    __slots__ = ("__answered", "__budget", "__classes", "__labels", "__ledger", "__paying", "__process", "__reads")
 
     def __init__(self, labels: ArrayLike, classes: int, budget: float, users: ArrayLike | None = None) -> None:
         """Raises ValueError where a label is none of the classes, without saying which."""
@@ -59,8 +63,8 @@ class PrivateLabels:
         self.__reads = np.zeros(len(given), dtype=np.int64)
         self.__answered = np.zeros(len(given), dtype=bool)
         self.__paying, self.__process = threading.Lock(), os.getpid()
-        self.classes, self.budget = classes, budget
-        self.ledger = LabelLedger(len(given), users)
+        self.__classes, self.__budget = classes, budget
+        self.__ledger = LabelLedger(len(given), users)
 
     def __len__(self) -> int:
         return len(self.__reads)
@@ -77,6 +81,20 @@ class PrivateLabels:
 
     def __reduce_ex__(self, protocol: Any) -> NoReturn:
         self.__getstate__()
+
+    @property
+    def classes(self) -> int:
+        return self.__classes
+
+    @property
+    def budget(self) -> float:
+        """Epsilon of a label at most."""
+        return self.__budget
+
+    @property
+    def ledger(self) -> LabelLedger:
+        """To look at, and to charge for what others did with these labels."""
+        return self.__ledger
 
     @property
     def reads(self) -> NDArray[np.int64]:
@@ -96,6 +114,15 @@ class PrivateLabels:
             self.__pay_once(where, randomizer)
             self.__reads[where] += 1
         return randomizer.answer(self.__labels[where], admitted, chance)
+
+    def estimates(self, places: NDArray[np.int64], randomizer: NumberRandomizer, chance: Chance) -> NDArray[np.float64]:
+        """As `answer`, where classes are the values of a randomizer of numbers: of each label the noisy number, (n,)."""
+        where = checked_places(places, len(self))
+        randomizer.admit(np.ones((len(where), self.classes)))
+        with self.__paying:
+            self.__pay_once(where, randomizer)
+            self.__reads[where] += 1
+        return randomizer.estimates(self.__labels[where], chance)
 
     def histogram(
         self, places: NDArray[np.int64], groups: NDArray[np.int64], group_count: int, epsilon: float, chance: Chance

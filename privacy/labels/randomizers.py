@@ -24,7 +24,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from fedrho.privacy.labels.answers import Answers
 from fedrho.privacy.labels.chance import Chance, below
-from fedrho.privacy.labels.priors import BadPriors, checked
+from fedrho.privacy.labels.priors import checked
 from fedrho.privacy.labels.thresholds import checked_epsilon, decay, told_truth
 
 TIE: Final = 1e-12
@@ -203,16 +203,14 @@ def admitted(priors: ArrayLike) -> Priors:
     It happens before any label is read, so that a refusal tells nothing of labels. Raises BadPriors, a ValueError, for NaN,
     infinity, and another shape than (n, K); warns of a single class, whose answers tell nothing.
     """
-    _, classes = _two_dimensional(priors)
-    rows = np.array(priors, dtype=np.float64)
-    rows = checked(np.where(np.isfinite(rows), np.maximum(rows, 0.0), rows))
-    _warn_of_one(classes)
+    rows = _admissible(priors)
+    _warn_of_one(rows.shape[1])
     return rows
 
 
 def uniform_like(priors: ArrayLike) -> Priors:
-    """For mechanisms that know priors by their number of columns alone; raises ValueError for another shape than (n, K)."""
-    rows, classes = _two_dimensional(priors)
+    """For mechanisms that know priors by their number of columns alone; raises BadPriors for the same as `admitted`."""
+    rows, classes = _admissible(priors).shape
     return np.full((rows, classes), 1.0 / classes)
 
 
@@ -244,11 +242,12 @@ def _warn_of_one(classes: int) -> None:
         warnings.warn("there is one class alone: every answer is that class", stacklevel=4)
 
 
-def _two_dimensional(priors: ArrayLike) -> tuple[int, int]:
-    shape = np.shape(priors)
-    if len(shape) != 2 or shape[1] < 1:
-        raise BadPriors(f"priors have the shape (records, classes), not {shape}")
-    return shape[0], shape[1]
+def _admissible(priors: ArrayLike) -> Priors:
+    try:
+        rows = np.asarray(priors, dtype=np.float64)
+    except (TypeError, ValueError):
+        return checked(priors)  # says what is wrong
+    return checked(np.where(np.isfinite(rows), np.maximum(rows, 0.0), rows))
 
 
 def _chances(k: Labels, epsilon: float) -> tuple[Priors, Priors, Priors]:

@@ -27,6 +27,8 @@ from fedrho.privacy.labels.thresholds import checked_epsilon
 
 OUTPUTS: Final = 61
 """Of an unbiased randomizer's grid."""
+BIAS: Final = 1e-6
+"""Of an unbiased randomizer, by rounding: at most this share of the range of values."""
 Numbers = NDArray[np.float64]
 
 
@@ -52,7 +54,7 @@ class NumberRandomizer:
         return rows
 
     def estimates(self, labels: Labels, chance: Chance) -> Numbers:
-        """What is told, as numbers; a label is answered once, so either this or `answer`."""
+        """What is told, as numbers; a label is answered once, so either this or `answer`; `PrivateLabels` counts."""
         known = checked_labels(labels, (len(labels), len(self.values)))
         told: Numbers = self.outputs[self.table.draw(known, chance)]
         return told
@@ -90,13 +92,17 @@ def bins(values: ArrayLike, prior: ArrayLike, epsilon: float) -> NumberRandomize
 def unbiased(values: ArrayLike, prior: ArrayLike, epsilon: float, outputs: ArrayLike | None = None) -> NumberRandomizer:
     """The unbiased randomizer of least error over a grid of outputs; by default 61, as wide as debiased randomized response's.
 
-    Unbiased up to the solver's 1e-7 of the range. Raises ValueError where the grid is too narrow for any to be unbiased.
+    Unbiased up to `BIAS` of the values' range. Raises ValueError where the grid is too narrow for any to be unbiased, or epsilon
+    so small that rounding biases it more.
     """
     places, chances = _checked(values, prior, epsilon)
     grid = _wide(places, epsilon) if outputs is None else np.asarray(outputs, dtype=np.float64)
     matrix = _least_error(places, chances, grid, epsilon)
     used = matrix.max(axis=0) > 1e-9
     table = exact_table(matrix[:, used] / matrix[:, used].sum(axis=1, keepdims=True), epsilon)
+    bias = float(np.abs(table.matrix @ grid[used] - places).max()) / (places[-1] - places[0])
+    if bias > BIAS:
+        raise ValueError(f"epsilon {epsilon:g} is too small: rounding would bias answers by {bias:.1g} of the values' range")
     return NumberRandomizer(epsilon, "unbiased randomizer", places, grid[used], table)
 
 

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from fedrho.privacy.labels.answers import Answers
 from fedrho.privacy.labels.chance import Chance
 from fedrho.privacy.labels.learner import Learner
-from fedrho.privacy.labels.memory import LostAnswers, Memory
+from fedrho.privacy.labels.memory import LostAnswers, Memory, fitting
 from fedrho.privacy.labels.priors import checked, denoised, histogram_prior, mixed, tempered, uniform
 from fedrho.privacy.labels.private import PrivateLabels
 from fedrho.privacy.labels.randomizers import RandomizedResponse, Randomizer, WithPrior
@@ -164,7 +164,7 @@ def train_stages(
     """`features` of shape (n, ...) are those of `private`'s labels, in its order; `ids` tell records apart, else their places do.
 
     Only records `among` these places are asked and trained on. `seed` is of the training, and public like `split_seed`.
-    Raises StageError before a label is read; and what `private` raises, and LostAnswers.
+    Raises StageError before a label is read; and what `private` raises, LostAnswers and BadMemory.
     """
     places = np.arange(len(features)) if among is None else among
     named = places.tolist() if ids is None else [ids[place] for place in places]
@@ -260,7 +260,7 @@ class _Run:
         name = f"stage-{number}"
         randomizer = stage.mechanism(stage.epsilon)
         self._pay_lost(name, stage, part)
-        answers = self._memory.recall(name)
+        answers = fitting(self._memory.recall(name), len(part), self._private.classes, name)
         if answers is not None:
             if isinstance(stage.prior, FromClusters):
                 self._counts(f"{name}-clusters", stage.prior, part)

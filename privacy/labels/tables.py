@@ -62,9 +62,10 @@ def exact_table(matrix: NDArray[np.float64], epsilon: float) -> ExactTable:
         matrix = np.broadcast_to(matrix.mean(axis=0), matrix.shape)
     weights = _whole(np.maximum(matrix, 0.0))
     if math.isfinite(epsilon) and epsilon > 0:
-        weights = weights + _added(weights, epsilon)[None, :]
-    if weights.sum() > len(weights) * 2 ** (BITS + 1):
-        raise ValueError(f"the matrix is far from epsilon {epsilon}")
+        added = _added(weights, epsilon)
+        if sum(added) > 2**BITS:  # in whole numbers without end: int64 would begin anew
+            raise ValueError(f"the matrix is far from epsilon {epsilon}")
+        weights = weights + np.array(added, dtype=np.int64)[None, :]
     return ExactTable(weights)
 
 
@@ -76,12 +77,12 @@ def _whole(matrix: NDArray[np.float64]) -> NDArray[np.int64]:
     return weights
 
 
-def _added(weights: NDArray[np.int64], epsilon: float) -> NDArray[np.int64]:
+def _added(weights: NDArray[np.int64], epsilon: float) -> list[int]:
     """For each column the least c >= 0 with largest + c <= exp(epsilon) (smallest + c)."""
     growth = DECIMALS.multiply(exp_decimal(min(epsilon, 700.0)), Decimal(1) - ONE_SIDED)
     excess = DECIMALS.subtract(growth, Decimal(1))
     pairs = zip(weights.max(axis=0).tolist(), weights.min(axis=0).tolist(), strict=True)
-    return np.array([_least(Decimal(most), Decimal(least), growth, excess) for most, least in pairs], dtype=np.int64)
+    return [_least(Decimal(most), Decimal(least), growth, excess) for most, least in pairs]
 
 
 def _least(most: Decimal, least: Decimal, growth: Decimal, excess: Decimal) -> int:

@@ -111,6 +111,26 @@ def test_every_mechanism_of_a_ledger_s_statement_is_audited_and_their_sum_compar
     assert (code, "total of the statement" in err) == (1, True)
 
 
+def test_a_statement_is_audited_as_far_as_it_can_be(run: Run, tmp_path: Path) -> None:
+    """Earlier answers are those of their mechanism; DP-SGD and earlier trainings are named as not audited."""
+    told = [
+        *("earlier: randomized response, epsilon 1, read 300 labels", "earlier: training, LP-2ST, epsilon 5, read 300 labels"),
+        *("earlier: randomized response, epsilon 1", "randomized response with prior, epsilon 1, read 300 labels"),
+    ]
+    sgd = "DP-SGD, 9 steps of Poisson samples of rate 0.1, clip norm 1, noise multiplier 2; add-or-remove epsilon 1"
+    stated = [{"epsilon": 8.0, "mechanisms": told}, {"epsilon": 2.0, "mechanisms": [sgd]}]
+    (tmp_path / "s.json").write_text(json.dumps(stated))
+    code, out, _ = run(f"--statement s.json --classes 3 {FEW} --json")
+    said = json.loads(out)
+    assert (code, [one["claimed_epsilon"] for one in said["audits"]]) == (0, [1.0, 1.0, 8.0])
+    assert said["not_audited"] == [told[1], sgd]
+    code, out, _ = run(f"--statement s.json --classes 3 {FEW}")
+    assert (code, out.count("not audited")) == (0, 2)
+    (tmp_path / "s.json").write_text(json.dumps([stated[1]]))
+    code, _, err = run(f"--statement s.json --classes 3 {FEW}")
+    assert (code, err.count("\n"), "DP-SGD" in err) == (2, 1, True)
+
+
 def test_a_total_is_no_less_than_a_label_paid_on_average_or_for_what_was_lost(run: Run, tmp_path: Path) -> None:
     """Of 100 records two mechanisms cannot have read 100 each and no label twice."""
 

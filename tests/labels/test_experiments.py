@@ -359,6 +359,21 @@ def test_lost_answers_are_asked_again_on_demand_alone_and_cost_twice(tmp_path: P
     assert run(tmp_path, given(), again=True)["epsilon_total"] == 4.0
 
 
+@pytest.mark.parametrize("damage", ["cut", "emptied", "garbage", "of others"])
+def test_kept_files_that_are_damaged_are_named_and_nothing_is_asked_anew(tmp_path: Path, damage: str) -> None:
+    run(tmp_path, given())
+    cell = tmp_path / "cells" / "two-stages-epsilon-2.0-seed-0"
+    (cell / "result.json").unlink()
+    kept = cell / "stage-1.answers.npz"
+    changed = {"cut": kept.read_bytes()[:-40], "emptied": b"", "garbage": b"no archive", "of others": b""}[damage]
+    kept.write_bytes(changed)
+    if damage == "of others":
+        np.savez(kept, labels=[0], likelihoods=[[1.0, 0.0]], sizes=[2])
+    with pytest.raises((FolderError, BadInput), match=r"stage-1.*mend"):
+        run(tmp_path, given())
+    assert (cell / "begun" / "stage-1").stat().st_size == 1
+
+
 # -- data ------------------------------------------------------------------------------------------------------------------------
 
 
@@ -400,6 +415,46 @@ def test_files_that_are_no_records_are_refused_in_a_line(tmp_path: Path, text: s
     path.write_text(text.replace("1\n", "1,2,3\n") if says == "fields" else text, encoding="utf-8")
     with pytest.raises(BadInput, match=says):
         own(path, "y", ["0", "1"], None, public=False)
+
+
+def test_a_test_file_that_holds_the_private_records_is_refused(tmp_path: Path) -> None:
+    """Its labels count as public: accuracy on them, and the largest class, would be told of true labels at no epsilon."""
+    names, classes = [str(label) for label in LABELS], [str(number) for number in range(CLASSES)]
+    path = written(tmp_path / "a.csv", names, FEATURES)
+    (tmp_path / "link.csv").symlink_to("a.csv")
+    written(tmp_path / "copy.csv", names[::-1], FEATURES)
+    for test in (path, tmp_path / "link.csv", tmp_path / "copy.csv"):
+        with pytest.raises(BadInput, match="has the records of"):
+            own(path, "y", classes, test, public=False)
+    other = written(tmp_path / "other.csv", names, FEATURES + 1)
+    assert own(path, "y", classes, other, public=False).test_features is not None
+
+
+def test_arrays_that_are_no_features_or_no_persons_are_refused(tmp_path: Path) -> None:
+    path, classes, labels = tmp_path / "a.npz", ["0", "1"], np.array([0, 1, 1, 0, 1])
+    for features in (np.full((5, 2), 2**40), np.full((5, 2), 1j), np.array(["x"] * 5), np.zeros(5, dtype=[("a", "f4")])):
+        np.savez(path, features=features, labels=labels)
+        with pytest.raises(BadInput, match=r"number"):
+            own(path, "", classes, None, public=False)
+    np.savez(path, features=np.ones((5, 2), np.float32), labels=labels, persons=np.arange(5))
+    assert own(path, "", classes, None, public=False, user="persons").users is not None
+    for user in ("labels", "features"):
+        with pytest.raises(BadInput, match="neither labels nor features"):
+            own(path, "", classes, None, public=False, user=user)
+
+
+def test_an_archive_with_any_byte_changed_is_read_or_refused_in_a_line(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    labels = random.integers(0, 2, 60)
+    np.savez_compressed(tmp_path / "a.npz", features=random.integers(0, 9, (60, 3)).astype(np.float32), labels=labels)
+    whole, refused = (tmp_path / "a.npz").read_bytes(), 0
+    for place in range(0, len(whole), 7):
+        (tmp_path / "b.npz").write_bytes(whole[:place] + bytes([whole[place] ^ 255]) + whole[place + 1 :])
+        try:
+            own(tmp_path / "b.npz", "", ["0", "1"], None, public=False)
+        except BadInput:
+            refused += 1
+    assert refused > 10
 
 
 @pytest.mark.slow
@@ -546,6 +601,19 @@ def test_answers_that_were_lost_and_asked_for_again_are_in_what_the_next_folder_
     assert noted(mine, folder, again=True) == 0.0
     assert noted(mine, folder, again=True) == 0.0
     assert noted(mine, tmp_path / "next", again=True) == 2.0
+
+
+def test_what_others_asked_while_a_folder_was_broken_off_is_in_its_statement(tmp_path: Path) -> None:
+    """Its labels are read after theirs, if it noted itself before them; so their sum is what a label has paid."""
+    mine, folder = private_experiment(tmp_path), tmp_path / "mine"
+    assert noted(mine, folder) == 0.0  # and killed
+    fives = [{"name": "others", "epsilons": [5.0], "stages": [{}]}]
+    assert noted(private_experiment(tmp_path, runs=fives), tmp_path / "others", again=True) == 1.0
+    data = own(Path(mine.data or ""), "y", mine.classes, None, public=False)
+    trainer, progress = Trainer(mine, data, softmax, SeededChance(1)), TrainProgress(1, quiet=True)
+    results = experiments.run(mine, data, folder, trainer, progress, lambda: experiments.noted(mine, folder, False))
+    assert results["epsilon_total"] == 6.0
+    assert any("training, others, epsilon 5" in text for text in results["statement"]["mechanisms"])
 
 
 def test_deltas_of_a_files_earlier_answers_add_up_too(tmp_path: Path) -> None:

@@ -11,16 +11,18 @@ import random
 import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from fedrho.labels import answering
 from fedrho.labels.answered import alone, hold
-from fedrho.labels.answering import by_class
 from fedrho.labels.csv_file import CsvFile, Record
+from fedrho.labels.order import by_class, tells_labels
 from fedrho.privacy.labels.chance import SystemChance
 from tests.commanding import Run, runner
 
@@ -372,6 +374,35 @@ def test_shuffled_rows_are_all_there_in_another_order(labels: Run) -> None:
     assert any("random order" in text for text in json.loads(out)["statement"]["assumptions"])
     write(REFUSED["grouped"][0], "e.csv")
     assert labels(ASK.replace("d.csv", "e.csv").replace("n.csv", "m.csv") + " --public-order")[0] == 0
+
+
+def test_a_sorted_file_is_found_however_small_its_classes_and_a_shuffled_one_is_not() -> None:
+    letters = [chr(ord("a") + number) for number in range(26)]
+    shuffled = [letters[place] for place in np.random.default_rng(2).permutation(26)]
+
+    def codes(text: str, classes: Sequence[str]) -> NDArray[np.int64]:
+        return np.array([classes.index(letter) for letter in text])
+
+    for text in ("aaaabbbb", "bbbbaaaa", "aaaabbbbb", "aaaaabbbb", "aabbcc", "ccbbaa", "aaabbb", "".join(letters)):
+        assert tells_labels(codes(text, letters), letters), text
+    assert tells_labels(codes("".join(letters), shuffled), shuffled)  # in the order of names
+    assert tells_labels(np.sort(np.random.default_rng(3).choice(2000, 300, replace=False)), [f"{n:04}" for n in range(2000)])
+    for text in ("a", "ab", "abc", "aabb", "aaaa", "abab", "aabcbc", "aaabab", "".join(shuffled)):
+        assert not tells_labels(codes(text, letters), letters), text
+    random = np.random.default_rng(4)
+    assert not any(tells_labels(random.integers(0, 3, 40), letters) for _ in range(300))
+
+
+def test_bits_of_no_epsilon_are_tossed_coins(labels: Run) -> None:
+    """Told classes are told from others by what was drawn, also where no likelihood differs in float64."""
+    write("\n".join(["id,y", *(f"{number},{'ab'[number * 7 % 3 % 2]}" for number in range(2000)), ""]).encode(), "coins.csv")
+    for number, epsilon in enumerate(("0", "1e-17")):
+        code, _, err = labels(
+            f"randomize coins.csv --label y --classes a,b --mechanism per-bit --epsilon {epsilon} --out c{number}.csv --again"
+        )
+        assert code == 0, err
+        rows = [line.split(",")[1:] for line in Path(f"c{number}.csv").read_text().splitlines()[1:]]
+        assert all(abs(sum(row[column] == "1" for row in rows) - 1000) < 5 * 22.4 for column in (0, 1))
 
 
 def test_order_by_class_is_found_with_some_rows_out_of_place_and_not_in_random_orders() -> None:

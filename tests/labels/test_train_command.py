@@ -65,6 +65,14 @@ def test_what_makes_no_sense_is_refused_in_a_line_and_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_an_option_beside_a_file_is_refused_also_where_it_is_nought(tmp_path: Path) -> None:
+    example = Path(__file__).parents[2] / "examples" / "labels" / "digits.toml"
+    for option in ("--mixup", "--temperature", "--epochs"):
+        assert f"{option}: {example} says it" in refused(
+            "labels", "train", str(example), option, "0", "--out", str(tmp_path / "no")
+        )
+
+
 @pytest.mark.slow
 def test_the_contract_for_scripts_and_a_model_with_its_statement(tmp_path: Path) -> None:
     folder = tmp_path / "run"
@@ -89,13 +97,14 @@ def test_the_contract_for_scripts_and_a_model_with_its_statement(tmp_path: Path)
 
 
 @pytest.mark.slow
-def test_a_network_with_running_statistics_is_exported_as_keras_knows_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize("model", ["mnist-batch-norm-cnn", "mnist-wide-batch-norm-cnn"])
+def test_a_network_with_running_statistics_is_exported_as_keras_knows_it(model: str, tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     labels = random.integers(0, 10, 60)
     images = (random.random((60, 28, 28, 1)) + labels[:, None, None, None]).astype(np.float32)
     np.savez(tmp_path / "grey.npz", features=images, label=labels)
     data = ("--data", str(tmp_path / "grey.npz"), "--label", "label", "--classes", "0,1,2,3,4,5,6,7,8,9", "--labels-are-public")
-    how = ("--model", "mnist-batch-norm-cnn", "--method", "non-private", "--steps", "5")
+    how = ("--model", model, "--method", "non-private", "--steps", "5")
     folder, out = tmp_path / "run", tmp_path / "grey.keras"
     done = called("labels", "train", *data, *how, "--out", str(folder))
     assert done.exit_code == 0, done.output
@@ -105,12 +114,12 @@ def test_a_network_with_running_statistics_is_exported_as_keras_knows_it(tmp_pat
 
     read, weights = keras.saving.load_model(out), DiskMemory(folder / "cells" / "non-private-seed-0").recall_weights(MODEL)
     assert weights is not None
-    whole = WholeModel(lookup_whole("mnist-batch-norm-cnn"))
+    whole = WholeModel(lookup_whole(model))
     whole.assign(weights)
     np.testing.assert_allclose(read(images), whole.keras_model(images), atol=1e-5)
     assert not np.allclose(read(images), whole.spec.build()(images))
     with zipfile.ZipFile(out) as archive:
-        assert json.loads(archive.read("privacy_statement.json"))["model"] == "mnist-batch-norm-cnn"
+        assert json.loads(archive.read("privacy_statement.json"))["model"] == model
 
 
 @pytest.mark.slow

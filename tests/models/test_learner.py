@@ -18,7 +18,7 @@ from fedrho.models.base import ModelSpec, UnknownModel
 from fedrho.models.fit_settings import DROPS, FitError, FitSettings, Reweighting, Schedule, orders
 from fedrho.models.learner import KerasLearner
 from fedrho.models.likelihoods import class_weighted, likelihood_loss, log_weights, scaled_logs
-from fedrho.models.normalized import BATCH_NORM_CNN
+from fedrho.models.normalized import BATCH_NORM_CNN, WIDE_BATCH_NORM_CNN
 from fedrho.models.whole import WholeModel
 
 K = 10
@@ -274,7 +274,19 @@ def test_another_process_gives_the_same_bits() -> None:
     assert there.stdout.split()[-1] == here.tobytes().hex()
 
 
-def test_a_model_of_one_place_is_as_large_as_it_says_and_carries_its_running_statistics() -> None:
-    model = WholeModel(BATCH_NORM_CNN)
-    assert sum(int(np.prod(one.shape)) for one in model.trained) == BATCH_NORM_CNN.parameters
-    assert model.size - (BATCH_NORM_CNN.parameters or 0) == 2 * (24 + 48 + 96 + 96)
+@pytest.mark.parametrize(
+    ("spec", "normalized"), [(BATCH_NORM_CNN, 24 + 48 + 96 + 96), (WIDE_BATCH_NORM_CNN, 64 + 128 + 256 + 256)]
+)
+def test_a_model_of_one_place_is_as_large_as_it_says_and_carries_its_running_statistics(spec: ModelSpec, normalized: int) -> None:
+    model = WholeModel(spec)
+    assert sum(int(np.prod(one.shape)) for one in model.trained) == spec.parameters
+    assert model.size - (spec.parameters or 0) == 2 * normalized
+
+
+def test_a_model_in_bfloat16_keeps_weights_and_answers_in_float32() -> None:
+    model = WholeModel(WIDE_BATCH_NORM_CNN).keras_model
+    assert {variable.dtype for variable in model.variables} == {"float32"}
+    assert model.output.dtype == "float32"
+    assert {layer.compute_dtype for layer in model.layers if "norm" in layer.name or layer.name in ("first", "fourth")} == {
+        "bfloat16"
+    }

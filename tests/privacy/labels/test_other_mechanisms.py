@@ -148,6 +148,9 @@ def test_tables_mend_what_a_solver_leaves_and_refuse_what_is_far_off() -> None:
             exact_table(bad, 1.0)
     with pytest.raises(ValueError, match="far from"):
         exact_table(np.array([[0.9, 0.1], [0.1, 0.9]]), 0.01)
+    for classes in (3, 4, 5, 8, 64):  # sums that are too large for 64 bits
+        with pytest.raises(ValueError, match="far from"):
+            exact_table(np.eye(classes), 0.7)
 
 
 @pytest.mark.parametrize("randomizer", [PerBit(1.0), OneHotLaplace(1.0), BlockRR(1.0, (0,))])

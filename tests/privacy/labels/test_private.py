@@ -142,9 +142,12 @@ def test_nobody_gets_at_labels_by_text_copy_or_pickle() -> None:
     for attempt in attempts:
         with pytest.raises(TypeError, match="neither pickled nor copied"):
             attempt(private)
+    for name, other in (("budget", 99.0), ("ledger", LabelLedger(4)), ("classes", 2)):
+        with pytest.raises(AttributeError):
+            setattr(private, name, other)  # or what was paid could be forgotten
     assert not hasattr(private, "__dict__")
     assert [name for name in dir(private) if not name.startswith("_")] == [
-        *("answer", "budget", "classes", "histogram", "ledger", "reads", "recall", "recall_histogram")
+        *("answer", "budget", "classes", "estimates", "histogram", "ledger", "reads", "recall", "recall_histogram")
     ]
     free = PrivateLabels(rare, 8, math.inf)
     rare[:] = 0  # what is outside is not what is inside

@@ -14,6 +14,8 @@ from scipy.optimize import linprog
 from scipy.stats import chisquare
 
 from fedrho.privacy.labels.chance import SystemChance
+from fedrho.privacy.labels.one_hot import OneHotLaplace
+from fedrho.privacy.labels.per_bit import PerBit
 from fedrho.privacy.labels.randomizers import (
     OutsideClasses,
     RandomizedResponse,
@@ -204,6 +206,9 @@ def test_priors_are_put_in_order_or_refused_before_labels_and_randomness() -> No
                 WithPrior(1.0).answer(np.array([0, label]), np.array([[1.0, 1.0, 1.0], [bad, 0.5, 0.5]]), Untouched())
             texts.add(str(caught.value))
         assert len(texts) == 1
+        for randomizer in (RandomizedResponse(1.0), PerBit(1.0), OneHotLaplace(1.0)):  # which use no prior, and are given one
+            with pytest.raises(ValueError, match=r"infinite|no number"):
+                randomizer.answer(np.array([0]), np.array([[bad, 0.5, 0.5]]), Untouched())
     with pytest.raises(ValueError, match="shape"):
         WithPrior(1.0).answer(np.array([0]), np.ones(3), Untouched())
 

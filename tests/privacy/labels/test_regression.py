@@ -8,6 +8,7 @@ from itertools import combinations, pairwise
 import numpy as np
 import pytest
 
+from fedrho.privacy.labels.private import AlreadyAnswered, PrivateLabels
 from fedrho.privacy.labels.regression import bins, unbiased
 from tests.privacy.labels.chances import Seeded, Untouched
 from tests.privacy.labels.test_other_mechanisms import assert_ratios
@@ -69,6 +70,28 @@ def test_numbers_are_told_as_the_table_says() -> None:
     assert told.mean() == pytest.approx(4.0, abs=5 * told.std() / math.sqrt(len(told)))
     answers = bins(VALUES, PRIOR, 1.0).answer(np.array([0, 4]), np.ones((2, 5)), Seeded(2))
     assert all(row.tolist() in bins(VALUES, PRIOR, 1.0).table.matrix.T.tolist() for row in answers.likelihoods)
+
+
+def test_numbers_are_paid_for_and_told_once_by_whoever_holds_the_labels() -> None:
+    randomizer, private = unbiased(VALUES, PRIOR, 1.0), PrivateLabels(np.full(20_000, 3), 5, budget=1.0)
+    told = private.estimates(np.arange(20_000), randomizer, Seeded(1))
+    assert told.mean() == pytest.approx(4.0, abs=5 * told.std() / math.sqrt(len(told)))
+    assert set(told.tolist()) <= set(randomizer.outputs.tolist())
+    assert (private.ledger.total, private.reads.max()) == (1.0, 1)
+    assert private.ledger.rows() == [("unbiased randomizer", 1.0, 20_000)]
+    with pytest.raises(AlreadyAnswered):
+        private.estimates(np.array([0]), randomizer, Untouched())
+    with pytest.raises(ValueError, match="5 values"):
+        PrivateLabels([0], 4, budget=1.0).estimates(np.array([0]), randomizer, Untouched())
+
+
+def test_an_unbiased_randomizer_is_unbiased_or_refused() -> None:
+    for epsilon in (0.1, 0.02, 1e-2, 1e-3):
+        randomizer = unbiased(VALUES, PRIOR, epsilon)
+        assert randomizer.table.matrix @ randomizer.outputs == pytest.approx(VALUES, abs=1e-5)
+    for epsilon in (1e-4, 1e-5):
+        with pytest.raises(ValueError, match="too small"):
+            unbiased(VALUES, PRIOR, epsilon)
 
 
 def test_what_cannot_be_randomized_is_refused() -> None:
