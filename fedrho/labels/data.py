@@ -121,7 +121,7 @@ def own(path: Path, label: str, classes: Sequence[str], test: Path | None, publi
     features, labels, users = _read(path, label, classes, user)
     check_order(labels, classes, path)
     test_features, test_labels, _ = (None, None, None) if test is None else _read(test, label, classes, user)
-    if test is not None and test_features is not None and (test.samefile(path) or np.array_equal(test_features, features)):
+    if test is not None and test_features is not None and (test.samefile(path) or same_records(test_features, features)):
         raise BadInput(f"--test {test}: has the records of {path}, and true labels of a test file are public; name other records")
     if test_features is not None and test_features.shape[1:] != features.shape[1:]:
         raise BadInput(f"--test {test}: examples of shape {test_features.shape[1:]}; those of {path}: {features.shape[1:]}")
@@ -131,6 +131,11 @@ def own(path: Path, label: str, classes: Sequence[str], test: Path | None, publi
         else f"accuracy is measured on {test}, whose labels are public because whoever runs this says so"
     )
     return LabelData(path.name, features, labels, len(classes), test_features, test_labels, (), public, note, users)
+
+
+def same_records(one: NDArray[Any], other: NDArray[Any]) -> bool:
+    """In whatever order they stand."""
+    return one.shape == other.shape and np.array_equal(one[hashed_order(one)], other[hashed_order(other)])
 
 
 def check_order(labels: Ints, classes: Sequence[str], path: Path) -> None:

@@ -422,7 +422,7 @@ def test_a_test_file_that_holds_the_private_records_is_refused(tmp_path: Path) -
     names, classes = [str(label) for label in LABELS], [str(number) for number in range(CLASSES)]
     path = written(tmp_path / "a.csv", names, FEATURES)
     (tmp_path / "link.csv").symlink_to("a.csv")
-    written(tmp_path / "copy.csv", names[::-1], FEATURES)
+    written(tmp_path / "copy.csv", names[::-1], FEATURES[::-1])
     for test in (path, tmp_path / "link.csv", tmp_path / "copy.csv"):
         with pytest.raises(BadInput, match="has the records of"):
             own(path, "y", classes, test, public=False)
