@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 PRINTED = 1e-6
 """How far rounding in a file may take a row's sum from 1, or an epsilon above its claim."""
+NO_PRIVACY = "inite: no privacy"
+"""What a ledger writes behind an epsilon that is inf."""
 LOST = "answers that were lost, "
 """What a ledger says where a crash cost a second reading; the mechanism is that of another line."""
 ROUNDED_UP = 1e-3
@@ -123,15 +125,18 @@ def _totals(path: Path, statement: Mapping[str, Any], records: int | None) -> li
     told = "of the dearest mechanism" if mean <= dearest * (1 + ROUNDED_UP) else f"on average over {records} records"
     holds = claimed >= least * (1 - ROUNDED_UP)
     detail = f"{told}; {most:.6g} if all of them read one label"
-    finding = Finding("total of the statement", "epsilon", claimed, min(least, claimed) if holds else least, holds, detail)
-    return [LabelAudit(f"statement in {path.name}", claimed, (finding,))]
+    findings = [Finding("total of the statement", "epsilon", claimed, min(least, claimed) if holds else least, holds, detail)]
+    person = statement.get("user_epsilon")
+    if person is not None:
+        findings.append(Finding("total of a person", "epsilon", person, claimed, person >= claimed, "that of one label at least"))
+    return [LabelAudit(f"statement in {path.name}", claimed, tuple(findings))]
 
 
 def _paid(text: str) -> tuple[float, int] | None:
     """What a line of a statement says: an epsilon, and how many labels paid it, where it says that too."""
-    line = re.search(r", epsilon (?P<epsilon>[-+.\de]+)(, read (?P<count>\d+) labels)?$", text)
+    line = re.search(r", epsilon (?P<epsilon>[^,]+)(, read (?P<count>\d+) labels)?$", text)
     try:
-        return None if line is None else (float(line["epsilon"]), int(line["count"] or 0))
+        return None if line is None else (float(line["epsilon"].removesuffix(NO_PRIVACY)), int(line["count"] or 0))
     except ValueError:
         return None
 
@@ -148,6 +153,9 @@ def _statements(path: Path, loaded: object, records: int | None = None) -> list[
     if "mechanisms" in loaded and "epsilon" in loaded:
         if loaded["epsilon"] is not None and not _is_number(loaded["epsilon"]):
             raise BadInput(f"{path}: the epsilon of a statement is no number")
+        delta, person = loaded.get("delta", 0.0), loaded.get("user_epsilon")
+        if not (_is_number(delta) and 0 <= delta < 1) or not (person is None or _is_number(person)):
+            raise BadInput(f"{path}: a statement's delta lies in [0, 1), and its epsilon of a person is a number or null")
         return [(loaded, told)] if isinstance(loaded["mechanisms"], list) and loaded["mechanisms"] else []
     runs = loaded.get("runs")
     inner = [loaded.get("statement"), *(runs if isinstance(runs, list) else [])]

@@ -102,9 +102,14 @@ def benchmark(name: str, quiet: bool = False, records: int = 0) -> LabelData:
 
 
 def hashed_order(features: NDArray[Any]) -> Ints:
+    told = hashes(features)
+    return np.array(sorted(range(len(told)), key=told.__getitem__), dtype=np.int64)
+
+
+def hashes(features: NDArray[Any]) -> list[bytes]:
+    """Of each record."""
     rows = np.ascontiguousarray(features).reshape(len(features), -1)
-    hashes = [hashlib.sha256(row.tobytes()).digest() for row in rows]
-    return np.array(sorted(range(len(rows)), key=hashes.__getitem__), dtype=np.int64)
+    return [hashlib.sha256(row.tobytes()).digest() for row in rows]
 
 
 # -- a user's own files --------------------------------------------------------------------------------------------------------
@@ -121,21 +126,25 @@ def own(path: Path, label: str, classes: Sequence[str], test: Path | None, publi
     features, labels, users = _read(path, label, classes, user)
     check_order(labels, classes, path)
     test_features, test_labels, _ = (None, None, None) if test is None else _read(test, label, classes, user)
-    if test is not None and test_features is not None and (test.samefile(path) or same_records(test_features, features)):
-        raise BadInput(f"--test {test}: has the records of {path}, and true labels of a test file are public; name other records")
-    if test_features is not None and test_features.shape[1:] != features.shape[1:]:
-        raise BadInput(f"--test {test}: examples of shape {test_features.shape[1:]}; those of {path}: {features.shape[1:]}")
-    note = (
-        "accuracy is estimated from randomized answers of held-out records: no true label has a part in it"
-        if test is None
-        else f"accuracy is measured on {test}, whose labels are public because whoever runs this says so"
-    )
+    note = "accuracy is estimated from randomized answers of held-out records: no true label has a part in it"
+    if test_features is not None and test_labels is not None:
+        if test_features.shape[1:] != features.shape[1:]:
+            raise BadInput(f"--test {test}: examples of shape {test_features.shape[1:]}; those of {path}: {features.shape[1:]}")
+        note = f"accuracy is measured on {test}, whose labels are public because whoever runs this says so"
+        kept = np.ones(len(test_labels), dtype=bool) if public else unlike(test_features, features)
+        if not kept.any():
+            raise BadInput(f"--test {test}: has the records of {path}, and labels of a test file are public; name other records")
+        if not kept.all():
+            left_out = len(kept) - int(kept.sum())
+            note += f"; {left_out} of its {len(kept)} records are left out, since private records have the same features"
+        test_features, test_labels = test_features[kept], test_labels[kept]
     return LabelData(path.name, features, labels, len(classes), test_features, test_labels, (), public, note, users)
 
 
-def same_records(one: NDArray[Any], other: NDArray[Any]) -> bool:
-    """In whatever order they stand."""
-    return one.shape == other.shape and np.array_equal(one[hashed_order(one)], other[hashed_order(other)])
+def unlike(some: NDArray[Any], private: NDArray[Any]) -> NDArray[np.bool_]:
+    """Which of some records are not private: none of those has the same features. Labels have no part in it."""
+    known = set(hashes(private))
+    return np.array([one not in known for one in hashes(some)], dtype=bool)
 
 
 def check_order(labels: Ints, classes: Sequence[str], path: Path) -> None:

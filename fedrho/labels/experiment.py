@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +32,11 @@ def run(
 ) -> Results:
     """`earlier` says what the labels were answered before, and notes that they are now. What is finished is not done again.
 
-    Raises FolderError, Stopped, and what trainings raise.
+    Of a private file nobody else is answered meanwhile: the statement has all that was asked before its end. Raises FolderError,
+    Stopped, BadInput where another process answers these labels, and what trainings raise.
     """
-    with ExperimentFolder(path, experiment, data.describe()) as folder, progress:
+    private = alone(Path(experiment.data)) if experiment.private and experiment.data is not None else nullcontext()
+    with private, ExperimentFolder(path, experiment, data.describe()) as folder, progress:
         trainer.earlier = earlier()
         trainer.groups = DiskGroups(path / "groups")
         for cell in cells(experiment):
@@ -53,19 +56,12 @@ def run(
 def noted(experiment: ExperimentFile, path: Path, again: bool) -> list[Answered]:
     """What a private file's labels were answered beside this folder's answers, which are noted next to the file; see `answered`.
 
-    Raises BadInput where they were, and nobody said to pay again.
+    A folder has its entry while both know of each other: one that was deleted, copied or moved is another one. Where it has one,
+    what others asked since counts as well, for labels may be read after that; whoever asked knew of this entry. Raises BadInput
+    where labels were answered, and nobody said to pay again. *Assumes* that the file is held, see `alone`.
     """
     if not experiment.private or experiment.data is None:
         return []
-    with alone(Path(experiment.data)):
-        return _noted_alone(experiment, path, again)
-
-
-def _noted_alone(experiment: ExperimentFile, path: Path, again: bool) -> list[Answered]:
-    """A folder has its entry while both know of each other: one that was deleted, copied or moved is another one.
-
-    Where it has one, what others asked since counts as well, for labels may be read after that; whoever asked knew of this entry.
-    """
     (cell,) = cells(experiment)
     data, mark = Path(experiment.data or ""), NotedIn(path / "cells" / cell.name)
     known, latest = former(data), _priced(experiment, cell, path, again)
@@ -95,11 +91,10 @@ def take_back(experiment: ExperimentFile, path: Path) -> None:
     place = mark.place()
     if place is None or any((folder / "begun").glob("*")):
         return
-    with alone(data):
-        known = former(data)
-        if place == len(known) - 1 and known[place].out == str(path.resolve()):
-            remember(data, known[:place])
-            mark.remove()
+    known = former(data)
+    if place == len(known) - 1 and known[place].out == str(path.resolve()):
+        remember(data, known[:place])
+        mark.remove()
 
 
 def _priced(experiment: ExperimentFile, cell: Cell, path: Path, again: bool) -> Answered:
@@ -130,7 +125,8 @@ def write_results(folder: ExperimentFolder, results: Results) -> None:
     text = as_json(results).encode()
     if (folder.path / RESULTS).exists() and (folder.path / RESULTS).read_bytes() == text:
         return
-    statements = [{"run": one["name"], **one["statement"]} for one in results["runs"]]
+    records = results["records"]
+    statements = [{"run": one["name"], "records": records, **one["statement"]} for one in results["runs"]]
     folder.write("statement.json", as_json(statements[0] if len(statements) == 1 else statements).encode())
     folder.write(RESULTS, text)
 

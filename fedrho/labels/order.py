@@ -14,7 +14,7 @@ RARE: Final = 0.1
 """How improbable a random order must be that is sorted or grouped, to be no accident: not very, for to shuffle is free."""
 FAR: Final = 6.0
 """Standard deviations below the mean number of runs, likewise where rows are out of place or there are several sorted parts;"""
-FEW: Final = 0.1
+FEW: Final = 0.3
 """and what share of that mean is too few. Neighbours in time are more alike than by chance, but seldom by so much."""
 
 

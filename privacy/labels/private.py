@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import threading
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -21,12 +21,10 @@ from fedrho.privacy.labels.chance import Chance
 from fedrho.privacy.labels.histogram import checked_histogram_epsilon, noisy_histogram
 from fedrho.privacy.labels.ledger import LabelLedger, checked_places
 from fedrho.privacy.labels.randomizers import Randomizer, checked_labels
+from fedrho.privacy.labels.regression import NumberRandomizer
 from fedrho.privacy.labels.statement import shown
 from fedrho.privacy.labels.thresholds import checked_epsilon
 from fedrho.privacy.ledger import BudgetExhausted
-
-if TYPE_CHECKING:
-    from fedrho.privacy.labels.regression import NumberRandomizer
 
 ROUNDING = 1e-12
 """Sums of epsilons whose parts were divided out of a budget may be above it by that share; the ledger tells the sum as it is."""
@@ -118,6 +116,8 @@ class PrivateLabels:
     def estimates(self, places: NDArray[np.int64], randomizer: NumberRandomizer, chance: Chance) -> NDArray[np.float64]:
         """As `answer`, where classes are the values of a randomizer of numbers: of each label the noisy number, (n,)."""
         where = checked_places(places, len(self))
+        if not isinstance(randomizer, NumberRandomizer):
+            raise TypeError(f"{randomizer.name} tells classes and no numbers; ask `answer`")
         randomizer.admit(np.ones((len(where), self.classes)))
         with self.__paying:
             self.__pay_once(where, randomizer)

@@ -98,8 +98,15 @@ def unbiased(values: ArrayLike, prior: ArrayLike, epsilon: float, outputs: Array
     places, chances = _checked(values, prior, epsilon)
     grid = _wide(places, epsilon) if outputs is None else np.asarray(outputs, dtype=np.float64)
     matrix = _least_error(places, chances, grid, epsilon)
+    if matrix is None and outputs is not None:
+        raise ValueError("no unbiased randomizer of this epsilon answers with these outputs alone: give a wider grid")
+    if matrix is None:
+        raise ValueError(f"epsilon {epsilon:g} is too small: the solver finds no unbiased answers in float64")
     used = matrix.max(axis=0) > 1e-9
-    table = exact_table(matrix[:, used] / matrix[:, used].sum(axis=1, keepdims=True), epsilon)
+    try:
+        table = exact_table(matrix[:, used] / matrix[:, used].sum(axis=1, keepdims=True), epsilon)
+    except ValueError as error:
+        raise ValueError(f"epsilon {epsilon:g} is too small for the solver's float64: {error}") from error
     bias = float(np.abs(table.matrix @ grid[used] - places).max()) / (places[-1] - places[0])
     if bias > BIAS:
         raise ValueError(f"epsilon {epsilon:g} is too small: rounding would bias answers by {bias:.1g} of the values' range")
@@ -165,8 +172,11 @@ def _wide(values: Numbers, epsilon: float) -> Numbers:
     return np.linspace(ends[0], ends[1], OUTPUTS)
 
 
-def _least_error(values: Numbers, prior: Numbers, outputs: Numbers, epsilon: float) -> Numbers:
-    """The linear program over Q[y, o] and the least entry m_o of each column: m_o <= Q[y, o] <= exp(epsilon) m_o."""
+def _least_error(values: Numbers, prior: Numbers, outputs: Numbers, epsilon: float) -> Numbers | None:
+    """The linear program over Q[y, o] and the least entry m_o of each column: m_o <= Q[y, o] <= exp(epsilon) m_o.
+
+    None where it has no solution.
+    """
     from scipy.optimize import linprog
     from scipy.sparse import eye_array, hstack, kron, vstack
 
@@ -189,6 +199,6 @@ def _least_error(values: Numbers, prior: Numbers, outputs: Numbers, epsilon: flo
         method="highs",
     )
     if not solved.success:
-        raise ValueError("no unbiased randomizer of this epsilon answers with these outputs alone: give a wider grid")
+        return None
     matrix: Numbers = np.maximum(solved.x[: rows * columns].reshape(rows, columns), 0.0)
     return matrix

@@ -14,6 +14,7 @@ do not add up. *Assumes* that features, ids, classes and priors that are given a
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
@@ -23,10 +24,12 @@ from numpy.typing import NDArray
 
 from fedrho.privacy.labels.answers import Answers
 from fedrho.privacy.labels.chance import Chance
+from fedrho.privacy.labels.histogram import checked_histogram_epsilon
 from fedrho.privacy.labels.learner import Learner
+from fedrho.privacy.labels.ledger import checked_places
 from fedrho.privacy.labels.memory import LostAnswers, Memory, fitting
 from fedrho.privacy.labels.priors import checked, denoised, histogram_prior, mixed, tempered, uniform
-from fedrho.privacy.labels.private import PrivateLabels
+from fedrho.privacy.labels.private import PrivateLabels, checked_groups
 from fedrho.privacy.labels.randomizers import RandomizedResponse, Randomizer, WithPrior
 from fedrho.privacy.vectors import FloatVector
 
@@ -166,7 +169,10 @@ def train_stages(
     Only records `among` these places are asked and trained on. `seed` is of the training, and public like `split_seed`.
     Raises StageError before a label is read; and what `private` raises, LostAnswers and BadMemory.
     """
-    places = np.arange(len(features)) if among is None else among
+    try:
+        places = np.arange(len(features)) if among is None else checked_places(among, len(features))
+    except ValueError as error:
+        raise StageError(f"among: {error}") from error
     named = places.tolist() if ids is None else [ids[place] for place in places]
     parts = [places[part] for part in split(named, [stage.share for stage in stages], split_seed)]
     check(stages, len(features), private)
@@ -187,6 +193,17 @@ def check(stages: Sequence[Stage], count: int, private: PrivateLabels) -> None:
         if stage.learner.classes != private.classes:
             raise StageError(f"stage {number}: a model of {stage.learner.classes} classes; the labels have {private.classes}")
         _check_prior(number, stage, stages[number - 2] if number > 1 else None, (count, private.classes))
+        _check_mechanism(number, stage, private.classes)
+
+
+def _check_mechanism(number: int, stage: Stage, classes: int) -> None:
+    try:
+        randomizer = stage.mechanism(stage.epsilon)
+        randomizer.admit(uniform(1, classes))
+    except ValueError as error:
+        raise StageError(f"stage {number}: {error}") from error
+    if randomizer.epsilon != stage.epsilon:
+        raise StageError(f"stage {number}: has epsilon {stage.epsilon:g}, and its mechanism {randomizer.epsilon:g}")
 
 
 def _check_prior(number: int, stage: Stage, before: Stage | None, shape: tuple[int, int]) -> None:
@@ -196,15 +213,21 @@ def _check_prior(number: int, stage: Stage, before: Stage | None, shape: tuple[i
     if isinstance(prior, FromModel):
         if prior.denoised and before is not None and not _plain(before):
             raise StageError(f"stage {number}: only a model trained on labels of plain randomized response can be denoised")
-        if not prior.temperature > 0 or not 0 <= prior.domain_weight <= 1 or (prior.domain is None) != (prior.domain_weight == 0):
-            raise StageError(f"stage {number}: a temperature is above 0; a domain prior has a weight in (0, 1]")
+        if not 0 <= prior.domain_weight <= 1 or (prior.domain is None) != (prior.domain_weight == 0):
+            raise StageError(f"stage {number}: a domain prior has a weight in (0, 1]")
+    if isinstance(prior, FromModel | Given) and not 0 < prior.temperature < math.inf:
+        raise StageError(f"stage {number}: a temperature is finite and above 0, not {prior.temperature}")
     given = prior.probabilities if isinstance(prior, Given) else prior.domain if isinstance(prior, FromModel) else None
     if given is not None:
         if given.shape != shape:
             raise StageError(f"stage {number}: a prior of shape {given.shape}; needed: {shape}")
         checked(given)
-    if isinstance(prior, FromClusters) and (prior.groups.shape != shape[:1] or not prior.epsilon > 0):
-        raise StageError(f"stage {number}: one cluster for each record, and an epsilon above 0 for their histograms")
+    if isinstance(prior, FromClusters):
+        try:
+            checked_groups(prior.groups, shape[0], prior.count)
+            checked_histogram_epsilon(prior.epsilon)
+        except ValueError as error:
+            raise StageError(f"stage {number}: {error}") from error
 
 
 def _plain(stage: Stage) -> bool:

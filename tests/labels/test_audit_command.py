@@ -150,6 +150,21 @@ def test_a_total_is_no_less_than_a_label_paid_on_average_or_for_what_was_lost(ru
     assert not holds(1.0, 100, more=["answers that were lost, epsilon 1.5, read 3 labels"])
 
 
+def test_no_total_is_below_an_epsilon_that_is_infinite_or_has_an_exponent(run: Run, tmp_path: Path) -> None:
+    for price in ("infinite: no privacy", "inf", "5E0", "5e+00"):
+        told = ["randomized response, epsilon 1, read 100 labels", f"answers that were lost, epsilon {price}, read 100 labels"]
+        (tmp_path / "s.json").write_text(json.dumps({"records": 100, "epsilon": 1.0, "mechanisms": told}))
+        code, _, err = run(f"--statement s.json --classes 3 {FEW}")
+        assert (code, "total of the statement" in err) == (1, True), price
+    stated = {"epsilon": 1.0, "mechanisms": told[:1]}
+    (tmp_path / "s.json").write_text(json.dumps({**stated, "user_epsilon": 0.1}))
+    code, _, err = run(f"--statement s.json --classes 3 {FEW}")
+    assert (code, "total of a person" in err) == (1, True)
+    for wrong in ({"delta": -1}, {"delta": "x"}, {"user_epsilon": "x"}):
+        (tmp_path / "s.json").write_text(json.dumps({**stated, **wrong}))
+        assert run(f"--statement s.json --classes 3 {FEW}")[0] == 2
+
+
 @pytest.mark.parametrize(
     ("line", "said"),
     [

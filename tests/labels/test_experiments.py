@@ -428,6 +428,14 @@ def test_a_test_file_that_holds_the_private_records_is_refused(tmp_path: Path) -
             own(path, "y", classes, test, public=False)
     other = written(tmp_path / "other.csv", names, FEATURES + 1)
     assert own(path, "y", classes, other, public=False).test_features is not None
+    some = written(tmp_path / "some.csv", names[:9], np.concatenate([FEATURES[:4], FEATURES[4:9] + 1]))
+    data = own(path, "y", classes, some, public=False)
+    assert data.test_features is not None
+    assert np.array_equal(data.test_features, FEATURES[4:9] + 1)
+    assert data.test_labels is not None
+    assert np.array_equal(data.test_labels, LABELS[4:9])
+    assert "4 of its 9 records are left out" in data.note
+    assert own(path, "y", classes, path, public=True).note.endswith("says so")  # labels that everybody knows
 
 
 def test_arrays_that_are_no_features_or_no_persons_are_refused(tmp_path: Path) -> None:
@@ -549,6 +557,19 @@ def test_a_private_file_that_was_answered_before_pays_again_only_on_demand_and_s
 
     with alone(path), pytest.raises(BadInput, match="another process"):
         go("while another answers")
+
+    class Asking(SoftmaxRegression):
+        """Another process asks while this one trains."""
+
+        def fit(self, *given: Any) -> NDArray[np.float32]:
+            with pytest.raises(BadInput, match="another process"), alone(path):
+                raise AssertionError
+            return super().fit(*given)
+
+    trainer = Trainer(mine, data, lambda training: Asking(CLASSES, 2, 2), SeededChance(1))
+    folder = tmp_path / "held"
+    experiments.run(mine, data, folder, trainer, TrainProgress(1, quiet=True), lambda: experiments.noted(mine, folder, False))
+    note_of(path).unlink()
     first = go("first")
     assert first["epsilon_total"] == 1.0
     with pytest.raises(BadInput, match="answered before, at epsilon 1 in all"):

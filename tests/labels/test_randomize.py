@@ -389,6 +389,10 @@ def test_a_sorted_file_is_found_however_small_its_classes_and_a_shuffled_one_is_
     assert tells_labels(np.sort(np.random.default_rng(3).choice(2000, 300, replace=False)), [f"{n:04}" for n in range(2000)])
     for text in ("a", "ab", "abc", "aabb", "aaaa", "abab", "aabcbc", "aaabab", "".join(shuffled)):
         assert not tells_labels(codes(text, letters), letters), text
+    nearly = np.repeat(np.arange(10), 100)
+    nearly[np.random.default_rng(5).choice(1000, 50, replace=False)] = np.random.default_rng(6).integers(0, 10, 50)
+    assert tells_labels(nearly, letters)
+    assert not tells_labels(np.arange(60) % 3, letters)  # dealt out in turns, as made-up files are
     random = np.random.default_rng(4)
     assert not any(tells_labels(random.integers(0, 3, 40), letters) for _ in range(300))
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from fedrho.privacy.labels.private import AlreadyAnswered, PrivateLabels
+from fedrho.privacy.labels.randomizers import RandomizedResponse
 from fedrho.privacy.labels.regression import bins, unbiased
 from tests.privacy.labels.chances import Seeded, Untouched
 from tests.privacy.labels.test_other_mechanisms import assert_ratios
@@ -81,6 +82,10 @@ def test_numbers_are_paid_for_and_told_once_by_whoever_holds_the_labels() -> Non
     assert private.ledger.rows() == [("unbiased randomizer", 1.0, 20_000)]
     with pytest.raises(AlreadyAnswered):
         private.estimates(np.array([0]), randomizer, Untouched())
+    fresh = PrivateLabels([0], 5, budget=1.0)
+    with pytest.raises(TypeError, match="tells classes"):
+        fresh.estimates(np.array([0]), RandomizedResponse(1.0), Untouched())  # type: ignore[arg-type]
+    assert fresh.ledger.total == 0
     with pytest.raises(ValueError, match="5 values"):
         PrivateLabels([0], 4, budget=1.0).estimates(np.array([0]), randomizer, Untouched())
 
@@ -89,7 +94,7 @@ def test_an_unbiased_randomizer_is_unbiased_or_refused() -> None:
     for epsilon in (0.1, 0.02, 1e-2, 1e-3):
         randomizer = unbiased(VALUES, PRIOR, epsilon)
         assert randomizer.table.matrix @ randomizer.outputs == pytest.approx(VALUES, abs=1e-5)
-    for epsilon in (1e-4, 1e-5):
+    for epsilon in (1e-4, 1e-5, 1e-9, 1e-12):
         with pytest.raises(ValueError, match="too small"):
             unbiased(VALUES, PRIOR, epsilon)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +14,7 @@ from fedrho.privacy.labels.answers import Answers
 from fedrho.privacy.labels.chance import Chance
 from fedrho.privacy.labels.memory import Forgetful, LostAnswers
 from fedrho.privacy.labels.private import PrivateLabels
-from fedrho.privacy.labels.randomizers import Randomizer, WithPrior
+from fedrho.privacy.labels.randomizers import Randomizer, TopK, WithPrior
 from fedrho.privacy.labels.stages import (
     FromClusters,
     FromModel,
@@ -114,6 +115,12 @@ def test_a_cluster_histogram_is_paid_on_top_and_is_the_second_read() -> None:
         ({"prior": Given(np.ones((5, CLASSES)))}, "shape"),
         ({"prior": Given(np.full((COUNT, CLASSES), np.nan))}, "no number"),
         ({"prior": FromClusters(np.zeros(COUNT, np.int64), 1, 0.5)}, "stage 2 costs epsilon 2.5"),
+        ({"epsilon": 1.0, "prior": FromClusters(np.full(COUNT, 4), 4, 0.5)}, "between 0 and 3"),
+        ({"epsilon": 1.0, "prior": FromClusters(np.zeros(COUNT, np.int64), 1, 1e-15)}, "histogram"),
+        ({"prior": Given(np.ones((COUNT, CLASSES)), temperature=0.0)}, "temperature"),
+        ({"prior": FromModel(temperature=math.inf)}, "temperature"),
+        ({"mechanism": lambda epsilon: TopK(epsilon, 20)}, "k is at most"),
+        ({"mechanism": lambda epsilon: WithPrior(9.0)}, "its mechanism 9"),
     ],
 )
 def test_stages_that_cannot_be_run_are_refused_before_any_label_is_read(change: dict[str, Any], says: str) -> None:
@@ -123,6 +130,14 @@ def test_stages_that_cannot_be_run_are_refused_before_any_label_is_read(change: 
         train_stages(FEATURES, private, [chain[0], replace(chain[1], **change)], Forgetful(), SeededChance(1), 0)
     assert private.reads.sum() == 0
     assert private.ledger.total == 0
+
+
+def test_records_that_are_none_are_refused_before_any_label_is_read() -> None:
+    private = PrivateLabels(LABELS, CLASSES, 2.0)
+    for among in ([0, COUNT], [0, 0]):
+        with pytest.raises(StageError, match="among"):
+            train_stages(FEATURES, private, stages(), Forgetful(), SeededChance(1), 0, among=np.array(among))
+    assert private.reads.sum() == 0
 
 
 def test_only_plain_answers_taken_at_their_word_can_be_denoised() -> None:
