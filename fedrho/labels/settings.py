@@ -175,6 +175,8 @@ class ExperimentFile(Section):
     test: str | None = None
     labels_are_public: bool = False
     model: str
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """What layers compute in; weights and answers are float32 either way."""
     seeds: Annotated[int, Field(ge=1, le=10_000)] = 1
     split_seed: Seed = 0
     held_out: Annotated[float, Field(gt=0, lt=1)] = 0.1

@@ -338,6 +338,10 @@ def keras_learner(experiment: ExperimentFile, data: LabelData, told: Told | None
         raise BadInput(f"model {experiment.model}: has {spec.classes} classes, the labels {data.classes}")
     if tuple(spec.input_shape) != data.features.shape[1:]:
         raise BadInput(f"model {experiment.model}: takes the shape {spec.input_shape}; examples have {data.features.shape[1:]}")
+    if experiment.precision == "bfloat16":
+        from fedrho.models.precision import in_bfloat16
+
+        spec = in_bfloat16(spec)
     return lambda training: KerasLearner(spec, training.fit_settings(), told)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -19,6 +20,7 @@ from fedrho.models.fit_settings import DROPS, FitError, FitSettings, Reweighting
 from fedrho.models.learner import KerasLearner
 from fedrho.models.likelihoods import class_weighted, likelihood_loss, log_weights, scaled_logs
 from fedrho.models.normalized import BATCH_NORM_CNN, WIDE_BATCH_NORM_CNN
+from fedrho.models.precision import in_bfloat16
 from fedrho.models.whole import WholeModel
 
 K = 10
@@ -283,10 +285,24 @@ def test_a_model_of_one_place_is_as_large_as_it_says_and_carries_its_running_sta
     assert model.size - (spec.parameters or 0) == 2 * normalized
 
 
-def test_a_model_in_bfloat16_keeps_weights_and_answers_in_float32() -> None:
-    model = WholeModel(WIDE_BATCH_NORM_CNN).keras_model
+def test_a_model_in_bfloat16_keeps_weights_and_answers_in_float32_and_its_weights_fit_the_other() -> None:
+    mixed, plain = WholeModel(in_bfloat16(WIDE_BATCH_NORM_CNN)), WholeModel(WIDE_BATCH_NORM_CNN)
+    model = mixed.keras_model
     assert {variable.dtype for variable in model.variables} == {"float32"}
     assert model.output.dtype == "float32"
-    assert {layer.compute_dtype for layer in model.layers if "norm" in layer.name or layer.name in ("first", "fourth")} == {
-        "bfloat16"
-    }
+    assert {layer.compute_dtype for layer in model.layers if layer.name != "logits" and layer.weights} == {"bfloat16"}
+    assert {layer.compute_dtype for layer in plain.keras_model.layers} == {"float32"}  # the policy is as it was
+    images = np.random.default_rng(0).random((4, 28, 28, 1), dtype=np.float32)
+    plain.assign(mixed.fresh(3))
+    mixed.assign(plain.weights())
+    answers, exact = model(images).numpy(), plain.keras_model(images).numpy()
+    assert not np.array_equal(answers, exact)
+    np.testing.assert_allclose(answers, exact, atol=0.05 * np.abs(exact).max())
+
+
+def test_a_model_that_would_round_its_answers_or_has_a_precision_of_its_own_is_refused() -> None:
+    with pytest.raises(UnknownModel, match="answer in bfloat16"):
+        in_bfloat16(BATCH_NORM_CNN)
+    built = WIDE_BATCH_NORM_CNN.build()
+    with pytest.raises(UnknownModel, match="its own precision"):
+        in_bfloat16(replace(WIDE_BATCH_NORM_CNN, build=lambda: built))
