@@ -67,8 +67,10 @@ class DiskMemory:
         return begun - any(self._of(name, kind).exists() for kind in ("answers", "counts"))
 
     def recall(self, name: str) -> Answers | None:
-        kept = self._read(self._of(name, "answers"), "labels", "likelihoods", "sizes")
-        return None if kept is None else Answers(*kept)
+        path = self._of(name, "answers")
+        kept = self._read(path, "labels", "likelihoods", "sizes")
+        with _mended_from_a_copy(path):
+            return None if kept is None else Answers(*kept)
 
     def keep(self, name: str, answers: Answers) -> None:
         arrays = {"labels": answers.labels, "likelihoods": answers.likelihoods, "sizes": answers.sizes}

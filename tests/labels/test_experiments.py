@@ -359,14 +359,16 @@ def test_lost_answers_are_asked_again_on_demand_alone_and_cost_twice(tmp_path: P
     assert run(tmp_path, given(), again=True)["epsilon_total"] == 4.0
 
 
-@pytest.mark.parametrize("damage", ["cut", "emptied", "garbage", "of others"])
+@pytest.mark.parametrize("damage", ["cut", "emptied", "garbage", "of others", "of two files"])
 def test_kept_files_that_are_damaged_are_named_and_nothing_is_asked_anew(tmp_path: Path, damage: str) -> None:
     run(tmp_path, given())
     cell = tmp_path / "cells" / "two-stages-epsilon-2.0-seed-0"
     (cell / "result.json").unlink()
     kept = cell / "stage-1.answers.npz"
-    changed = {"cut": kept.read_bytes()[:-40], "emptied": b"", "garbage": b"no archive", "of others": b""}[damage]
+    changed = {"cut": kept.read_bytes()[:-40], "emptied": b"", "garbage": b"no archive"}.get(damage, b"")
     kept.write_bytes(changed)
+    if damage == "of two files":
+        np.savez(kept, labels=[0, 1], likelihoods=[[1.0, 0.0]], sizes=[2])
     if damage == "of others":
         np.savez(kept, labels=[0], likelihoods=[[1.0, 0.0]], sizes=[2])
     with pytest.raises((FolderError, BadInput), match=r"stage-1.*mend"):
