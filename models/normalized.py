@@ -33,7 +33,7 @@ def build_batch_norm_cnn() -> keras.Model:
 
 
 def build_wide_batch_norm_cnn() -> keras.Model:
-    """The same with more than twice the filters: 983,498 parameters.
+    """The same with more than twice the filters: 983,498 parameters that are trained.
 
     The maximum is taken before the normalization, which then sees a quarter of the places; ReLU and positive scales do not mind
     the order. Logits are float32 in any policy, for `fedrho.models.precision`.
